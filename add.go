@@ -1,0 +1,231 @@
+package offstage
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// KeyMode says what adding does when a job has the key already.
+type KeyMode string
+
+// The modes; Replace is the default.
+const (
+	Replace       KeyMode = "replace"         // change the job, its time too
+	PreserveRunAt KeyMode = "preserve_run_at" // change the job, but not its time
+	UnsafeDedupe  KeyMode = "unsafe_dedupe"   // leave the job as it is, even if it has failed or is running
+)
+
+// Options of a job. The zero value is a job that runs now, in no queue.
+type Options struct {
+	Queue       string    // runs one job at a time unless configured otherwise; "": none
+	RunAt       time.Time // zero: now
+	MaxAttempts int       // 0: the task's, 25 unless configured
+	Key         string    // job_key: at most one waiting job has it
+	KeyMode     KeyMode
+	Priority    int // lower is more urgent
+	Flags       []string
+
+	// NotifyChannel gets an event (pg_notify) when the job has ended; NotifyNode is put into it as "__node__".
+	NotifyChannel string
+	NotifyNode    []any
+
+	Timeout     time.Duration // of each attempt; 0: the task's
+	ExpiresAt   time.Time     // not started after it; zero: never
+	Keep        string        // "all", "failures" or "none"; "": the task's
+	Traceparent string
+}
+
+// Spec is a job to be added in bulk.
+type Spec struct {
+	Task    string
+	Payload any
+	Options
+}
+
+// Add adds a job for a task and answers its id. The payload is anything that encodes to JSON; nil is {}.
+// In a transaction (With, WithSQL) the job exists when, and if, the transaction commits.
+func (c *Client) Add(ctx context.Context, task string, payload any, opts ...Options) (int64, error) {
+	if len(opts) > 1 {
+		return 0, fmt.Errorf("add %s: one Options at most", task)
+	}
+	var o Options
+	if len(opts) == 1 {
+		o = opts[0]
+	}
+	spec, err := encode(Spec{task, payload, o})
+	if err != nil {
+		return 0, err
+	}
+	if o.KeyMode != "" && o.Key == "" {
+		return 0, fmt.Errorf("add %s: KeyMode without Key", task)
+	}
+	var flags any
+	if spec.flags != nil {
+		flags = textArray(spec.flags)
+	}
+	var id int64
+	err = c.each(ctx, "add "+task,
+		`select id from offstage.add_job($1::text, $2::text::json, $3::text, $4::timestamptz, $5::int, $6::text, $7::int, $8::text::text[], $9::text, $10::text, $11::text::json)`,
+		[]any{spec.task, spec.payload, spec.queue, spec.runAt, spec.maxAttempts, spec.key, o.Priority, flags, string(o.mode()), spec.channel, spec.options},
+		func(r rows) error { return r.Scan(&id) })
+	return id, err
+}
+
+func (o Options) mode() KeyMode {
+	if o.KeyMode == "" {
+		return Replace
+	}
+	return o.KeyMode
+}
+
+// AddMany adds many jobs, all or none, in one statement, and answers their ids in the order of the specs. NotifyChannel
+// and KeyMode UnsafeDedupe are not for bulk adding; all specs with keys must have the same KeyMode.
+func (c *Client) AddMany(ctx context.Context, specs []Spec) ([]int64, error) {
+	if len(specs) == 0 {
+		return nil, nil
+	}
+	preserve, anyOptions := false, false
+	list := make([]map[string]any, len(specs))
+	for i, s := range specs {
+		e, err := encode(s)
+		switch {
+		case err != nil:
+			return nil, fmt.Errorf("spec %d: %w", i, err)
+		case s.NotifyChannel != "":
+			return nil, fmt.Errorf("add many: spec %d has a NotifyChannel: add it alone", i)
+		case s.KeyMode == UnsafeDedupe:
+			return nil, fmt.Errorf("add many: spec %d has KeyMode unsafe_dedupe: add it alone", i)
+		case s.Key != "" && i > 0 && preserve != (s.KeyMode == PreserveRunAt):
+			return nil, fmt.Errorf("add many: spec %d has another KeyMode than those before", i)
+		}
+		preserve = preserve || s.KeyMode == PreserveRunAt
+		m := map[string]any{"t": e.task}
+		put := func(k string, v any) {
+			if v != nil {
+				m[k] = v
+			}
+		}
+		if e.payload != nil {
+			m["p"] = json.RawMessage(e.payload.(string))
+		}
+		put("q", e.queue)
+		put("r", e.runAt)
+		put("m", e.maxAttempts)
+		put("k", e.key)
+		if s.Priority != 0 {
+			m["i"] = s.Priority
+		}
+		if e.flags != nil {
+			m["f"] = e.flags
+		}
+		if e.options != nil {
+			anyOptions = true
+			m["o"] = json.RawMessage(e.options.(string))
+		}
+		list[i] = m
+	}
+	body, err := json.Marshal(list)
+	if err != nil {
+		return nil, fmt.Errorf("add many: %w", err)
+	}
+	ids := make([]int64, 0, len(specs))
+	err = c.each(ctx, "add many", `
+		select a.id from (
+		  select array_agg((x.t, x.p, x.q, x.r, x.m, x.k, x.i, x.f)::offstage.job_spec order by x.n) as specs, array_agg(x.o order by x.n) as options
+		  from (select row_number() over () as n, y.* from json_to_recordset($1::text::json)
+		    y (t text, p json, q text, r timestamptz, m smallint, k text, i smallint, f text[], o json)) x
+		) s, lateral offstage.add_jobs(s.specs, $2::boolean, case when $3::boolean then s.options end) a`,
+		[]any{string(body), preserve, anyOptions},
+		func(r rows) error {
+			var id int64
+			err := r.Scan(&id)
+			ids = append(ids, id)
+			return err
+		})
+	if err != nil {
+		return nil, err
+	}
+	return ids, nil
+}
+
+// encoded is a spec as arguments of SQL; nil is null.
+type encoded struct {
+	task                                    string
+	payload, queue, runAt, maxAttempts, key any
+	channel, options                        any
+	flags                                   []string
+}
+
+func encode(s Spec) (e encoded, err error) {
+	e.task = s.Task
+	switch p := s.Payload.(type) {
+	case nil:
+	case json.RawMessage:
+		e.payload = string(p)
+		if !json.Valid(p) {
+			return e, fmt.Errorf("add %s: the payload is not JSON", s.Task)
+		}
+	default:
+		b, err := json.Marshal(p)
+		if err != nil {
+			return e, fmt.Errorf("add %s: the payload does not encode to JSON: %w", s.Task, err)
+		}
+		e.payload = string(b)
+	}
+	if s.Queue != "" {
+		e.queue = s.Queue
+	}
+	if !s.RunAt.IsZero() {
+		e.runAt = s.RunAt
+	}
+	if s.MaxAttempts != 0 {
+		e.maxAttempts = s.MaxAttempts
+	}
+	if s.Key != "" {
+		e.key = s.Key
+	}
+	if s.NotifyChannel != "" {
+		e.channel = s.NotifyChannel
+	}
+	e.flags = s.Flags
+	opts := map[string]any{}
+	if s.NotifyNode != nil {
+		opts["notify_node"] = s.NotifyNode
+	}
+	if s.Timeout != 0 {
+		opts["timeout"] = fmt.Sprintf("%d us", s.Timeout.Microseconds())
+	}
+	if !s.ExpiresAt.IsZero() {
+		opts["expires_at"] = s.ExpiresAt
+	}
+	if s.Keep != "" {
+		opts["keep"] = s.Keep
+	}
+	if s.Traceparent != "" {
+		opts["traceparent"] = s.Traceparent
+	}
+	if len(opts) > 0 {
+		b, err := json.Marshal(opts)
+		if err != nil {
+			return e, fmt.Errorf("add %s: options: %w", s.Task, err)
+		}
+		e.options = string(b)
+	}
+	return e, nil
+}
+
+// textArray is a text[] literal, which every driver can pass as text.
+func textArray(list []string) string {
+	quoted := make([]string, len(list))
+	for i, s := range list {
+		quoted[i] = `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(s) + `"`
+	}
+	return "{" + strings.Join(quoted, ",") + "}"
+}
+
+func idArray(ids []int64) string {
+	return strings.ReplaceAll(strings.Trim(fmt.Sprint(ids), "[]"), " ", ",")
+}
