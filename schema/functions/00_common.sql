@@ -1,0 +1,168 @@
+-- What several stages share: the clock, names, wakes, places.
+
+-- The one clock. Read once per statement or function body; tests replace it to move time.
+create or replace function offstage_private.clock() returns timestamptz
+language sql volatile as $$ select pg_catalog.clock_timestamp() $$;
+
+-- The id of a task, which is made when it is new. Waits only for another transaction that makes the same name.
+-- Raises 23502 and 23514 as graphile_worker does.
+create or replace function offstage_private.task_id(task_name text) returns integer
+language plpgsql as $$
+declare
+  found_id integer;
+begin
+  if task_name is null then
+    raise not_null_violation using message = 'the identifier of a job must not be null',
+      hint = 'Name the task that the job is for.', schema = 'offstage', table = '_private_tasks', column = 'identifier';
+  elsif length(task_name) > 128 then
+    raise check_violation using message = format('the identifier %L… has %s characters, at most 128 are allowed', left(task_name, 32), length(task_name)),
+      constraint = 'tasks_identifier_check';
+  end if;
+  loop
+    select t.id into found_id from offstage_private.task t where t.name = task_name;
+    exit when found;
+    insert into offstage_private.task (name) values (task_name) on conflict do nothing returning id into found_id;
+    exit when found;
+  end loop;
+  return found_id;
+end $$;
+
+-- The same for a queue.
+create or replace function offstage_private.queue_id(queue_name text) returns integer
+language plpgsql as $$
+declare
+  found_id integer;
+begin
+  if length(queue_name) > 128 then
+    raise check_violation using message = format('the queue name %L… has %s characters, at most 128 are allowed', left(queue_name, 32), length(queue_name)),
+      constraint = 'job_queues_queue_name_check';
+  end if;
+  loop
+    select q.id into found_id from offstage_private.queue q where q.name = queue_name;
+    exit when found;
+    insert into offstage_private.queue (name) values (queue_name) on conflict do nothing returning id into found_id;
+    exit when found;
+  end loop;
+  return found_id;
+end $$;
+
+-- The same for the lane of a task and a set of flags; without flags the lane is the task's own.
+create or replace function offstage_private.lane_id(of_task integer, of_flags jsonb) returns integer
+language plpgsql as $$
+declare
+  found_id integer;
+begin
+  if of_flags is null then
+    return of_task;
+  end if;
+  loop
+    select l.id into found_id from offstage_private.lane l
+    where l.task_id = of_task and md5(l.flags::text) = md5(of_flags::text);
+    exit when found;
+    insert into offstage_private.lane (task_id, flags) values (of_task, of_flags) on conflict do nothing returning id into found_id;
+    exit when found;
+  end loop;
+  return found_id;
+end $$;
+
+-- {"flag": true, …} as graphile_worker stores flags; null and {} are the same. A null element raises 22023.
+create or replace function offstage_private.flag_set(flags text[]) returns jsonb
+language sql immutable as $$
+  select case when cardinality(flags) > 0 then (select jsonb_object_agg(f, true) from unnest(flags) f) end
+$$;
+
+-- Tells sleeping workers that there is a ticket of this task. A worker that goes to sleep holds the advisory lock
+-- (schema, task) shared, on its session: so an exclusive try fails exactly while somebody sleeps, and only then a
+-- NOTIFY is worth its price (it serialises commits). Called after the ticket was written: a worker that fell
+-- asleep later waits until transactions as old as ours have ended (claim(), "awake_after").
+create or replace function offstage_private.wake(of_task integer) returns void
+language plpgsql as $$
+begin
+  if (case when pg_try_advisory_lock(hashtext('offstage'), of_task)
+      then not pg_advisory_unlock(hashtext('offstage'), of_task) else true end) then
+    perform pg_notify('offstage:wake', 'offstage');
+  end if;
+end $$;
+
+-- Gives a job that may run a place: a ticket, or a row in scheduled while its time has not come. Timers of workers
+-- look again within two seconds, so that only what is due sooner must wake them.
+create or replace function offstage_private.place(j offstage_private.job, at timestamptz) returns void
+language plpgsql as $$
+begin
+  if j.run_at <= at then
+    insert into offstage_private.ticket (run_at, job_id, lane_id, queue_id, priority)
+    values (j.run_at, j.id, j.lane_id, j.queue_id, j.priority);
+    perform offstage_private.wake(j.task_id);
+  else
+    insert into offstage_private.scheduled (run_at, job_id, lane_id, queue_id, priority)
+    values (j.run_at, j.id, j.lane_id, j.queue_id, j.priority);
+    if j.run_at < at + interval '3 s' then
+      perform pg_notify('offstage:wake', 'offstage');
+    end if;
+  end if;
+end $$;
+
+-- Takes a job out of its place; false when it has none, because it is running or has failed. Waits for a claim or
+-- promotion that is moving it (they wait for nobody). The queue's turn may have rested on this ticket: promote()
+-- passes it on.
+create or replace function offstage_private.unplace(j offstage_private.job) returns boolean
+language plpgsql as $$
+declare
+  taken integer;
+begin
+  loop
+    with t as (
+      delete from offstage_private.ticket p
+      where p.lane_id = j.lane_id and p.priority = j.priority and p.run_at = j.run_at and p.job_id = j.id returning 1
+    ), s as (
+      delete from offstage_private.scheduled p where p.run_at = j.run_at and p.job_id = j.id returning 1
+    ), k as (
+      delete from offstage_private.parked p
+      where p.queue_id = j.queue_id and p.lane_id = j.lane_id and p.priority = j.priority and p.run_at = j.run_at
+        and p.job_id = j.id returning 1
+    )
+    select (select count(*) from t) + (select count(*) from s) + (select count(*) from k) into taken;
+    if taken > 0 then
+      if j.queue_id is not null then
+        insert into offstage_private.handover (queue_id, due_at) values (j.queue_id, offstage_private.clock());
+      end if;
+      return true;
+    end if;
+    -- Moved from one place to another under our eyes, or none at all?
+    if not exists (select from offstage_private.ticket p
+                   where p.lane_id = j.lane_id and p.priority = j.priority and p.run_at = j.run_at and p.job_id = j.id)
+       and not exists (select from offstage_private.scheduled p where p.run_at = j.run_at and p.job_id = j.id)
+       and not exists (select from offstage_private.parked p
+                       where p.queue_id = j.queue_id and p.lane_id = j.lane_id and p.priority = j.priority
+                         and p.run_at = j.run_at and p.job_id = j.id) then
+      return false;
+    end if;
+  end loop;
+end $$;
+
+-- The attempts a job may have.
+create or replace function offstage_private.attempts_of(j offstage_private.job) returns smallint
+language sql stable as $$
+  select coalesce(j.max_attempts, (select t.max_attempts from offstage_private.task t where t.id = j.task_id), 25::smallint)
+$$;
+
+-- The lease under which a job runs; no row: it is not running. Leases are few (one a batch).
+create or replace function offstage_private.lease_of(j offstage_private.job)
+returns table (claim bigint, worker_id integer, claimed_at timestamptz)
+language sql stable as $$
+  select l.claim + array_position(l.job_ids, j.id), l.worker_id, l.claimed_at
+  from offstage_private.lease l
+  where l.claim > j.released_claim and j.id = any (l.job_ids)
+  order by l.claim desc limit 1
+$$;
+
+-- A job as graphile_worker's functions return it.
+create or replace function offstage_private.job_row(j offstage_private.job) returns offstage._private_jobs
+language sql stable as $$
+  select (j.id, j.queue_id, j.task_id, j.payload, j.priority, j.run_at,
+          j.attempts + (l.claim is not null)::integer, m.attempts, j.last_error, j.added_at, j.updated_at,
+          j.key, l.claimed_at, 'worker-' || l.worker_id, j.revision, j.flags,
+          l.claim is null and not j.failed and j.attempts < m.attempts)::offstage._private_jobs
+  from (select offstage_private.attempts_of(j)) m (attempts)
+  left join offstage_private.lease_of(j) l on true
+$$;

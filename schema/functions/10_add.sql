@@ -1,0 +1,327 @@
+-- Stage 1: add. A job and its ticket are written in the caller's transaction; nothing here waits for another
+-- transaction, except one that is adding under the same job_key or making the same new name.
+-- Lock order of a keyed add: its job, then its place.
+
+-- Checks the options of a job. Unknown keys are errors, so that a typo cannot lose a setting.
+create or replace function offstage_private.check_options(options json) returns void
+language plpgsql as $$
+declare
+  wrong text;
+begin
+  if json_typeof(options) <> 'object' then
+    raise invalid_parameter_value using message = format('options must be a JSON object, not %s', json_typeof(options));
+  end if;
+  select k into wrong from json_object_keys(options) k
+  where k not in ('notify_node', 'timeout', 'expires_at', 'keep', 'traceparent') limit 1;
+  if found then
+    raise invalid_parameter_value using message = format('options has the unknown key %L', wrong),
+      hint = 'Known keys: notify_node, timeout, expires_at, keep, traceparent.';
+  end if;
+  if options ->> 'keep' not in ('all', 'failures', 'none') then
+    raise invalid_parameter_value using message = format('options: keep is %L', options ->> 'keep'),
+      hint = 'Expected all, failures or none.';
+  end if;
+  if (options ->> 'timeout')::interval <= interval '0' then
+    raise invalid_parameter_value using message = format('options: timeout is %L', options ->> 'timeout'),
+      hint = 'Expected a positive interval, such as "30 s".';
+  end if;
+  if json_typeof(options -> 'notify_node') not in ('array', 'null') then
+    raise invalid_parameter_value using message = 'options: notify_node must be an array',
+      hint = 'Such as ["JobRequest", 17]: the node alias and the primary key of the row.';
+  end if;
+  perform (options ->> 'expires_at')::timestamptz;
+end $$;
+
+-- A NOTIFY channel is at most 63 bytes; PostgreSQL would say so only when the job is settled.
+create or replace function offstage_private.check_channel(channel text) returns void
+language plpgsql as $$
+begin
+  if octet_length(channel) not between 1 and 63 then
+    raise invalid_parameter_value using message = format('notify_channel has %s bytes', octet_length(channel)),
+      hint = 'PostgreSQL allows 1 to 63.';
+  end if;
+end $$;
+
+-- Adds a job under a job_key, or changes the one that has it. See job_key_mode in docs/sql-api.md.
+create or replace function offstage_private.add_keyed(
+  new offstage_private.job, job_key_mode text, with_payload boolean) returns offstage_private.job
+language plpgsql as $$
+declare
+  old offstage_private.job;
+  at timestamptz := offstage_private.clock();
+begin
+  loop
+    -- Inserting first, instead of looking first, reads nothing: so two SERIALIZABLE callers with different keys
+    -- do not disturb each other.
+    insert into offstage_private.job select new.* on conflict (key) where key is not null do nothing;
+    if found then
+      perform offstage_private.place(new, at);
+      return new;
+    end if;
+
+    if job_key_mode = 'unsafe_dedupe' then
+      update offstage_private.job j set revision = j.revision + 1, updated_at = now() where j.key = new.key returning j.* into old;
+      exit when found;
+      continue;
+    end if;
+
+    select j.* into old from offstage_private.job j where j.key = new.key for update;
+    continue when not found;
+    if old.failed or not offstage_private.unplace(old) then
+      -- Running or failed: it keeps what it is but not its key, and will not be tried again.
+      update offstage_private.job j set key = null, attempts = offstage_private.attempts_of(j) - (not j.failed)::integer, updated_at = now()
+      where j.id = old.id;
+      continue;
+    end if;
+
+    if job_key_mode = 'preserve_run_at' and old.attempts = 0 then
+      new.run_at := old.run_at;
+    end if;
+    if with_payload and json_typeof(old.payload) = 'array' and json_typeof(new.payload) = 'array' then
+      new.payload := (old.payload::jsonb || new.payload::jsonb)::json;
+    end if;
+    new.id := old.id;
+    new.added_at := old.added_at;
+    new.released_claim := old.released_claim;
+    new.revision := old.revision + 1;
+    new.crashes := old.crashes;
+    update offstage_private.job j set
+      run_at = new.run_at, updated_at = now(), task_id = new.task_id, lane_id = new.lane_id, queue_id = new.queue_id,
+      revision = new.revision, priority = new.priority, attempts = 0, max_attempts = new.max_attempts,
+      payload = new.payload, flags = new.flags, last_error = null, notify_channel = new.notify_channel, options = new.options
+    where j.id = old.id;
+    perform offstage_private.place(new, at);
+    return new;
+  end loop;
+  return old;
+end $$;
+
+-- Adds a job. Arguments, defaults, result and errors are graphile_worker's; the last two are ours:
+-- notify_channel gets an event when the job has ended; options are described in docs/sql-api.md.
+-- Raises: GWBKM (job_key_mode), 23502, 23514 (names, max_attempts, job_key), 22003 (numbers beyond smallint),
+-- 22023 (options, flags, notify_channel).
+create or replace function offstage.add_job(
+  identifier text,
+  payload json default null,
+  queue_name text default null,
+  run_at timestamptz default null,
+  max_attempts integer default null,
+  job_key text default null,
+  priority integer default null,
+  flags text[] default null,
+  job_key_mode text default 'replace',
+  notify_channel text default null,
+  options json default null
+) returns offstage._private_jobs
+language plpgsql as $$
+declare
+  new offstage_private.job;
+  task_attempts smallint;
+begin
+  if job_key is not null and job_key_mode not in ('replace', 'preserve_run_at', 'unsafe_dedupe') then
+    raise exception using errcode = 'GWBKM',
+      message = 'Invalid job_key_mode value, expected ''replace'', ''preserve_run_at'' or ''unsafe_dedupe''.';
+  end if;
+  if max_attempts <= 0 then
+    raise check_violation using message = format('max_attempts is %s, at least 1 is needed', max_attempts),
+      constraint = 'jobs_max_attempts_check';
+  end if;
+  if length(job_key) not between 1 and 512 then
+    raise check_violation using message = format('the job_key has %s characters, 1 to 512 are allowed', length(job_key)),
+      constraint = 'jobs_key_check';
+  end if;
+  if notify_channel is not null then
+    perform offstage_private.check_channel(notify_channel);
+  end if;
+  if options is not null then
+    perform offstage_private.check_options(options);
+  end if;
+
+  select t.id, t.max_attempts into new.task_id, task_attempts from offstage_private.task t where t.name = identifier;
+  if not found then
+    new.task_id := offstage_private.task_id(identifier);
+  end if;
+  if queue_name is not null then
+    select q.id into new.queue_id from offstage_private.queue q where q.name = queue_name;
+    if not found then
+      new.queue_id := offstage_private.queue_id(queue_name);
+    end if;
+  end if;
+  if flags is null then
+    new.lane_id := new.task_id;
+  else
+    new.flags := offstage_private.flag_set(flags);
+    new.lane_id := offstage_private.lane_id(new.task_id, new.flags);
+  end if;
+  new.id := nextval('offstage_private.job_id');
+  new.run_at := coalesce(add_job.run_at, now());
+  new.added_at := now();
+  new.updated_at := new.added_at;
+  new.released_claim := 0;
+  new.revision := 0;
+  new.priority := coalesce(add_job.priority, 0);
+  new.attempts := 0;
+  new.max_attempts := add_job.max_attempts;
+  new.crashes := 0;
+  new.failed := false;
+  new.payload := coalesce(add_job.payload, '{}');
+  new.key := job_key;
+  new.notify_channel := add_job.notify_channel;
+  new.options := add_job.options;
+
+  if job_key is null then
+    insert into offstage_private.job select new.*;
+    perform offstage_private.place(new, offstage_private.clock());
+  else
+    new := offstage_private.add_keyed(new, job_key_mode, add_job.payload is not null);
+    if job_key_mode = 'unsafe_dedupe' and new.revision > 0 then
+      return offstage_private.job_row(new);  -- an old one, perhaps running
+    end if;
+  end if;
+  task_attempts := coalesce(new.max_attempts, task_attempts, 25);
+  return (new.id, new.queue_id, new.task_id, new.payload, new.priority, new.run_at, new.attempts, task_attempts,
+          new.last_error, new.added_at, new.updated_at, new.key, null, null, new.revision, new.flags,
+          true)::offstage._private_jobs;
+end $$;
+
+-- Adds many jobs, all or none; ids and rows come in the order of the specs. options has one element a spec, or is
+-- null. Specs without job_key go in at once, those with one key by key, in the order of the keys, so that two
+-- callers with the same keys cannot deadlock. Raises what add_job raises, 23502 for a null spec and 21000 for a
+-- job_key that occurs twice.
+create or replace function offstage.add_jobs(
+  specs offstage.job_spec[],
+  job_key_preserve_run_at boolean default false,
+  options json[] default null
+) returns setof offstage._private_jobs
+language plpgsql as $$
+declare
+  n integer := coalesce(cardinality(specs), 0);
+  at timestamptz := offstage_private.clock();
+  ids bigint[];
+  new offstage_private.job;
+  wake_up boolean := false;
+  r record;
+begin
+  if n = 0 then
+    return;
+  end if;
+  if options is not null then
+    if cardinality(options) <> n then
+      raise invalid_parameter_value using message = format('options has %s elements for %s specs', cardinality(options), n),
+        hint = 'Give one element a spec (null for none), or leave options out.';
+    end if;
+    perform offstage_private.check_options(o) from unnest(options) o where o is not null;
+  end if;
+  for r in
+    select s.identifier, s.max_attempts, s.job_key, count(*) over (partition by s.job_key) twice
+    from unnest(specs) s
+    where s.identifier is null or length(s.identifier) > 128 or s.max_attempts <= 0 or s.job_key is not null
+  loop
+    if r.identifier is null or length(r.identifier) > 128 then
+      perform offstage_private.task_id(r.identifier);  -- raises
+    elsif r.max_attempts <= 0 then
+      raise check_violation using message = format('max_attempts is %s, at least 1 is needed', r.max_attempts),
+        constraint = 'jobs_max_attempts_check';
+    elsif length(r.job_key) not between 1 and 512 then
+      raise check_violation using message = format('the job_key has %s characters, 1 to 512 are allowed', length(r.job_key)),
+        constraint = 'jobs_key_check';
+    elsif r.job_key is not null and r.twice > 1 then
+      raise cardinality_violation using message = format('ON CONFLICT DO UPDATE command cannot affect row a second time: job_key %L', r.job_key),
+        hint = 'Ensure that no two specs of one call have the same job_key.';
+    end if;
+  end loop;
+
+  -- New names in the order of the names: two callers that bring the same ones cannot deadlock.
+  perform offstage_private.task_id(x.name)
+  from (select distinct s.identifier from unnest(specs) s order by 1) x (name)
+  where not exists (select from offstage_private.task t where t.name = x.name);
+  perform offstage_private.queue_id(x.name)
+  from (select distinct s.queue_name from unnest(specs) s where s.queue_name is not null order by 1) x (name)
+  where not exists (select from offstage_private.queue q where q.name = x.name);
+
+  ids := array(select nextval('offstage_private.job_id') from generate_series(1, n));
+  for r in
+    select s.*, o.ord
+    from unnest(specs) with ordinality s (identifier, payload, queue_name, run_at, max_attempts, job_key, priority, flags, ord)
+    cross join lateral (select s.ord) o
+    where s.job_key is not null order by s.job_key
+  loop
+    new := null;
+    new.id := ids[r.ord];
+    new.task_id := offstage_private.task_id(r.identifier);
+    new.queue_id := case when r.queue_name is not null then offstage_private.queue_id(r.queue_name) end;
+    new.flags := offstage_private.flag_set(r.flags);
+    new.lane_id := offstage_private.lane_id(new.task_id, new.flags);
+    new.run_at := coalesce(r.run_at, now());
+    new.added_at := now();
+    new.updated_at := new.added_at;
+    new.released_claim := 0;
+    new.revision := 0;
+    new.priority := coalesce(r.priority, 0);
+    new.attempts := 0;
+    new.max_attempts := r.max_attempts;
+    new.crashes := 0;
+    new.failed := false;
+    new.payload := coalesce(r.payload, '{}');
+    new.key := r.job_key;
+    new.options := options[r.ord];
+    new := offstage_private.add_keyed(new, case when job_key_preserve_run_at then 'preserve_run_at' else 'replace' end, r.payload is not null);
+    ids[r.ord] := new.id;
+  end loop;
+
+  with added as (
+    insert into offstage_private.job (id, run_at, added_at, updated_at, task_id, lane_id, queue_id, priority, max_attempts, payload, flags, options)
+    select ids[s.ord], coalesce(s.run_at, now()), now(), now(), t.id,
+      case when cardinality(s.flags) > 0 then offstage_private.lane_id(t.id, offstage_private.flag_set(s.flags)) else t.id end,
+      q.id, coalesce(s.priority, 0::smallint), s.max_attempts, coalesce(s.payload, '{}'),
+      case when cardinality(s.flags) > 0 then offstage_private.flag_set(s.flags) end, options[s.ord]
+    from unnest(specs) with ordinality s (identifier, payload, queue_name, run_at, max_attempts, job_key, priority, flags, ord)
+    join offstage_private.task t on t.name = s.identifier
+    left join offstage_private.queue q on q.name = s.queue_name
+    where s.job_key is null
+    returning id, run_at, task_id, lane_id, queue_id, priority
+  ), tickets as (
+    insert into offstage_private.ticket (run_at, job_id, lane_id, queue_id, priority)
+    select a.run_at, a.id, a.lane_id, a.queue_id, a.priority from added a where a.run_at <= at
+  ), later as (
+    insert into offstage_private.scheduled (run_at, job_id, lane_id, queue_id, priority)
+    select a.run_at, a.id, a.lane_id, a.queue_id, a.priority from added a where a.run_at > at
+  )
+  select bool_or(a.run_at > at and a.run_at < at + interval '3 s'), array_agg(distinct a.task_id) filter (where a.run_at <= at)
+  into r from added a;
+  if r.bool_or then
+    perform pg_notify('offstage:wake', 'offstage');
+  else
+    perform offstage_private.wake(t) from unnest(r.array_agg) t;  -- equal notifications of a transaction are sent once
+  end if;
+
+  return query
+    select j.id, j.queue_id, j.task_id, j.payload, j.priority, j.run_at, j.attempts,
+      coalesce(j.max_attempts, t.max_attempts, 25::smallint), j.last_error, j.added_at, j.updated_at, j.key,
+      null::timestamptz, null::text, j.revision, j.flags, true
+    from unnest(ids) with ordinality x (id, ord)
+    join offstage_private.job j on j.id = x.id
+    join offstage_private.task t on t.id = j.task_id
+    order by x.ord;
+end $$;
+
+-- Takes the job with this key away. A running one keeps running, loses its key and will not be tried again.
+-- No row: no such job. Waits for a caller that is adding under the same key.
+create or replace function offstage.remove_job(job_key text) returns offstage._private_jobs
+language plpgsql strict as $$
+declare
+  j offstage_private.job;
+begin
+  select o.* into j from offstage_private.job o where o.key = job_key for update;
+  if not found then
+    return null;
+  end if;
+  if j.failed or offstage_private.unplace(j) then
+    delete from offstage_private.job o where o.id = j.id;
+    perform offstage_private.ended(j, 'removed', null);
+    return offstage_private.job_row(j);
+  end if;
+  update offstage_private.job o
+  set key = null, attempts = offstage_private.attempts_of(o) - 1, updated_at = now() where o.id = j.id returning o.* into j;
+  return offstage_private.job_row(j);
+end $$;

@@ -1,0 +1,251 @@
+-- Stage 3: claim. A worker takes jobs that have tickets.
+--
+-- THE LOCK ORDER of the engine. Everything takes locks in this order, and only so; schema/lockorder_test.go holds it.
+--
+--   1. worker      settle, finish-up and claim: key share; heartbeat: no key update; rescue: update, skip locked
+--   2. lease       rescue: update, skip locked; a worker's own settle deletes it
+--   3. job         settle: plain jobs by delete (nobody else locks them while they run), keyed ones skip locked;
+--                  rescue skip locked; keyed add, remove_job and admin: blocking, keyed jobs by id
+--   4. queue       settle, promote, rescue: blocking, by id, once a transaction; claim: skip locked
+--   5. places      claim, promote, handing over: skip locked; unplace(): blocking, holds nothing that those wait for
+--
+-- A claim waits for nothing at all, because it shares a transaction with the settle before it.
+
+-- What a claim has to look through: the lanes of the given tasks, without paused tasks and forbidden flags.
+create or replace function offstage_private.lanes_for(task_ids integer[], forbidden_flags text[]) returns integer[]
+language sql stable as $$
+  select array(
+    select t.id from offstage_private.task t where t.id = any (task_ids) and not t.paused
+    union all
+    select l.id from offstage_private.lane l join offstage_private.task t on t.id = l.task_id
+    where l.task_id = any (task_ids) and not t.paused and (l.flags ?| forbidden_flags) is not true
+  )
+$$;
+
+-- Goes to sleep or wakes up: see offstage_private.wake(). Session locks, so a worker that dies lets go of them.
+create or replace function offstage_private.sleep_lock(task_ids integer[], asleep boolean) returns void
+language plpgsql as $$
+declare
+  t integer;
+begin
+  foreach t in array task_ids loop
+    if asleep then
+      perform pg_advisory_lock_shared(hashtext('offstage'), t);
+    else
+      perform pg_advisory_unlock_shared(hashtext('offstage'), t);
+    end if;
+  end loop;
+end $$;
+
+-- Claims up to "want" jobs (at most 1000) of these tasks, the most urgent first: by priority, run_at, id. The
+-- worker must settle each under its claim number. Waits for nothing; locks tickets and queues, both skip locked.
+--
+-- Marks remember where the last look ended, per lane and priority, so that the dead index entries of tickets that
+-- are gone are not scanned again; without marks everything is looked at. A worker forgets its marks when it is
+-- woken, and now and then, because a ticket may be committed behind them.
+--
+-- sleep_state: 1 takes the sleep locks before looking, -1 drops them, 0 and 2 leave them. With 1 and 2 a row of kind
+-- 'asleep' gives the oldest transaction in progress (in job_id) and the next one to come (in claim). Callers that
+-- added before the locks were taken did not wake anybody: until a later look's oldest has reached the next one of
+-- the look that took the locks, the worker keeps looking; from then on it may rely on being woken.
+--
+-- Rows: kind 'job' is a claimed job; 'mark' is a mark to remember (lane_id, priority, run_at, job_id); 'again' says
+-- that something was busy or too long, look again soon; 'asleep' see above. No rows: nothing to do.
+-- Raises OS001 when the worker has been declared dead or is unknown.
+create or replace function offstage.claim(
+  worker_id integer,
+  want integer,
+  task_ids integer[],
+  forbidden_flags text[] default null,
+  mark_lanes integer[] default null,
+  mark_priorities smallint[] default null,
+  mark_run_ats timestamptz[] default null,
+  mark_job_ids bigint[] default null,
+  sleep_state integer default 0
+) returns table (
+  kind text, claim bigint, job_id bigint, lane_id integer, priority smallint, run_at timestamptz, task_id integer,
+  attempt smallint, max_attempts smallint, crashes smallint, added_at timestamptz, queue_id integer, queue_name text,
+  key text, flags jsonb, last_error text, timeout interval, traceparent text, expired boolean, payload json
+)
+language plpgsql
+set jit = off set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
+as $$
+#variable_conflict use_column
+declare
+  at timestamptz := offstage_private.clock();
+  lanes integer[];
+  lane integer;
+  room integer := least(want, 1000);
+  look_at integer;       -- how many tickets this round looks at
+  rounds integer := 0;
+  seen integer;          -- tickets that this round got
+  parked_any boolean := false;
+  again boolean := false;
+  lease bigint;
+  taken bigint[] := '{}';
+  free bigint[];         -- jobs of this round without a queue
+  queued tid[];          -- tickets of this round with one
+  queue_ids integer[];
+  got bigint[];
+  marks offstage_private.ticket[];
+  m record;
+begin
+  perform 1 from offstage_private.worker w where w.id = claim.worker_id and w.dead_at is null for key share;
+  if not found then
+    raise exception using errcode = 'OS001', message = format('worker %s is not alive', worker_id),
+      hint = 'It missed its heartbeats, and others may have its jobs. Register again.';
+  end if;
+  if sleep_state in (1, -1) then
+    perform offstage_private.sleep_lock(task_ids, sleep_state > 0);
+  end if;
+
+  -- A settle of this transaction has handed queues on: their tickets may stand behind the marks.
+  if current_setting('offstage.handed', true) <> '' and mark_lanes is not null then
+    select array_agg(x.lane_id), array_agg(x.priority), array_agg(x.run_at), array_agg(x.job_id)
+    into mark_lanes, mark_priorities, mark_run_ats, mark_job_ids
+    from (
+      select k.lane_id, k.priority,
+        case when h.lane_id is null or (k.run_at, k.job_id) < (h.run_at, h.job_id) then k.run_at else h.run_at end run_at,
+        case when h.lane_id is null or (k.run_at, k.job_id) < (h.run_at, h.job_id) then k.job_id else h.job_id - 1 end job_id
+      from unnest(mark_lanes, mark_priorities, mark_run_ats, mark_job_ids) k (lane_id, priority, run_at, job_id)
+      left join json_to_recordset(current_setting('offstage.handed', true)::json)
+        h (lane_id integer, priority smallint, run_at timestamptz, job_id bigint)
+        on h.lane_id = k.lane_id and h.priority = k.priority
+    ) x;
+  end if;
+
+  lanes := offstage_private.lanes_for(task_ids, forbidden_flags);
+
+  while room > 0 and cardinality(lanes) > 0 loop
+    rounds := rounds + 1;
+    if cardinality(lanes) = 1 and coalesce(cardinality(mark_lanes), 0) <= 1 then
+      -- One lane, at most one mark: the index gives the order, and rows are locked as they are found. What is
+      -- more urgent than the mark comes first.
+      lane := lanes[1];
+      with got as materialized (
+        select * from (
+          select t.ctid as place, t.* from offstage_private.ticket t
+          where t.lane_id = lane and t.priority < mark_priorities[1]
+          order by t.lane_id, t.priority, t.run_at, t.job_id limit room for update skip locked) urgent
+        union all
+        select * from (
+          select t.ctid as place, t.* from offstage_private.ticket t
+          where t.lane_id = lane
+            and (t.priority, t.run_at, t.job_id)
+              > (coalesce(mark_priorities[1], (-32768)::smallint), coalesce(mark_run_ats[1], '-infinity'), coalesce(mark_job_ids[1], -1))
+          order by t.lane_id, t.priority, t.run_at, t.job_id limit room for update skip locked) onward
+        limit room
+      ), gone as (
+        delete from offstage_private.ticket where ctid = any (array(select place from got where queue_id is null)) returning job_id
+      )
+      select (select array_agg(job_id) from gone),
+        array_agg(place) filter (where queue_id is not null), array_agg(queue_id) filter (where queue_id is not null), count(*)
+      into free, queued, queue_ids, seen from got;
+    else
+      -- Several: the tickets of each range between the marks, merged, then locked.
+      look_at := room * 2 + 50;
+      with mark as (
+        select * from unnest(mark_lanes, mark_priorities, mark_run_ats, mark_job_ids) k (lane_id, priority, run_at, job_id)
+      ), start as (
+        select l as lane_id, (-32768)::smallint as priority, timestamptz '-infinity' as run_at, -1::bigint as job_id from unnest(lanes) l
+        union all
+        select k.* from mark k where k.lane_id = any (lanes)
+      ), range as (
+        select s.*, lead(s.priority) over (partition by s.lane_id order by s.priority, s.run_at, s.job_id) as until from start s
+      ), look as materialized (
+        select t.* from range r cross join lateral (
+          select t.ctid as place, t.* from offstage_private.ticket t
+          where t.lane_id = r.lane_id and (t.priority, t.run_at, t.job_id) > (r.priority, r.run_at, r.job_id)
+            and (r.until is null or (t.priority, t.run_at, t.job_id) < (r.until, timestamptz '-infinity', -1::bigint))
+          order by t.lane_id, t.priority, t.run_at, t.job_id limit look_at) t
+        order by t.priority, t.run_at, t.job_id limit look_at
+      ), got as materialized (
+        select l.* from look l join offstage_private.ticket t on t.ctid = l.place
+        order by l.priority, l.run_at, l.job_id limit room for update of t skip locked
+      ), gone as (
+        delete from offstage_private.ticket where ctid = any (array(select place from got where queue_id is null)) returning job_id
+      )
+      select (select array_agg(job_id) from gone),
+        array_agg(place) filter (where queue_id is not null), array_agg(queue_id) filter (where queue_id is not null), count(*)
+      into free, queued, queue_ids, seen from got;
+    end if;
+    exit when seen = 0;
+    if lease is null then
+      lease := nextval('offstage_private.claim');
+    end if;
+    if free is not null then
+      taken := taken || free;
+    end if;
+    if queued is not null then
+      -- Queues that somebody is busy with are left with their tickets; the others give their free slots to the
+      -- first of these jobs and park the rest.
+      with q as materialized (
+        select q.id, case when q.paused then 0 else q.concurrency - cardinality(q.claims) end as slots
+        from offstage_private.queue q where q.id = any (queue_ids) for update skip locked
+      ), gone as (
+        delete from offstage_private.ticket t where t.ctid = any (queued) and t.queue_id = any (array(select id from q))
+        returning t.run_at, t.job_id, t.lane_id, t.queue_id, t.priority
+      ), turn as materialized (
+        select g.*, row_number() over (partition by g.queue_id order by g.priority, g.run_at, g.job_id) <= q.slots as goes
+        from gone g join q on q.id = g.queue_id
+      ), numbered as materialized (
+        select t.*, cardinality(taken) + row_number() over (order by t.job_id) as position from turn t where t.goes
+      ), slot as (
+        update offstage_private.queue q set claims = q.claims || n.claims
+        from (select n.queue_id, array_agg(lease + n.position) as claims from numbered n group by n.queue_id) n
+        where q.id = n.queue_id
+      ), park as (
+        insert into offstage_private.parked (run_at, job_id, lane_id, queue_id, priority)
+        select t.run_at, t.job_id, t.lane_id, t.queue_id, t.priority from turn t where not t.goes
+        returning run_at, job_id, lane_id, queue_id, priority
+      )
+      select (select array_agg(n.job_id order by n.position) from numbered n),
+        (select array_agg(row (k.run_at, k.job_id, k.lane_id, k.queue_id, k.priority)::offstage_private.ticket) from
+          (select distinct on (p.lane_id, p.priority) p.* from park p order by p.lane_id, p.priority, p.run_at desc, p.job_id desc) k),
+        (select count(*) from gone) < cardinality(queued)
+      into got, marks, again;
+      if got is not null then
+        taken := taken || got;
+      end if;
+      for m in select * from unnest(marks) loop
+        kind := 'mark';
+        lane_id := m.lane_id; priority := m.priority; run_at := m.run_at; job_id := m.job_id;
+        return next;
+      end loop;
+      if cardinality(lanes) = 1 and cardinality(marks) = 1 then  -- the next round need not step over what this one parked
+        mark_priorities := array[m.priority]; mark_run_ats := array[m.run_at]; mark_job_ids := array[m.job_id];
+      end if;
+    end if;
+    exit when again or queued is null or seen < room;
+    room := least(want, 1000) - cardinality(taken);
+    if rounds = 10 then
+      again := room > 0;
+      exit;
+    end if;
+  end loop;
+
+  if cardinality(taken) > 0 then
+    insert into offstage_private.lease (claim, worker_id, claimed_at, job_ids) values (lease, claim.worker_id, at, taken);
+    return query
+      select 'job', lease + x.position, j.id, j.lane_id, j.priority, j.run_at, j.task_id, (j.attempts + 1)::smallint,
+        j.max_attempts, j.crashes, j.added_at, j.queue_id,
+        case when j.queue_id is not null then (select q.name from offstage_private.queue q where q.id = j.queue_id) end,
+        j.key, j.flags, j.last_error,
+        case when j.options is not null then (j.options ->> 'timeout')::interval end,
+        case when j.options is not null then j.options ->> 'traceparent' end,
+        j.options is not null and coalesce((j.options ->> 'expires_at')::timestamptz <= at, false),
+        j.payload
+      from unnest(taken) with ordinality x (id, position) join offstage_private.job j on j.id = x.id;
+  end if;
+  if again then
+    return query select 'again', null::bigint, null::bigint, null::integer, null::smallint, null::timestamptz, null::integer,
+      null::smallint, null::smallint, null::smallint, null::timestamptz, null::integer, null::text, null::text, null::jsonb,
+      null::text, null::interval, null::text, null::boolean, null::json;
+  end if;
+  if sleep_state > 0 then
+    return query select 'asleep', pg_snapshot_xmax(s)::text::bigint, pg_snapshot_xmin(s)::text::bigint, null::integer, null::smallint,
+      null::timestamptz, null::integer, null::smallint, null::smallint, null::smallint, null::timestamptz, null::integer, null::text,
+      null::text, null::jsonb, null::text, null::interval, null::text, null::boolean, null::json
+    from pg_current_snapshot() s;
+  end if;
+end $$;

@@ -1,0 +1,142 @@
+-- Stage 4: run. A worker's life: it registers, beats, reports progress, and signs off.
+
+-- Sets what the given settings state and leaves the rest. Settings: {"max_attempts": 5, "retry": {...},
+-- "timeout": "30 s", "keep": "failures"}; null takes the default again. Raises 22023 for what it does not understand.
+create or replace function offstage_private.set_task(of_task integer, settings jsonb) returns void
+language plpgsql as $$
+declare
+  wrong text;
+begin
+  if settings is null or settings = '{}' then
+    return;
+  end if;
+  select k into wrong from jsonb_object_keys(settings) k where k not in ('max_attempts', 'retry', 'timeout', 'keep') limit 1;
+  if found then
+    raise invalid_parameter_value using message = format('unknown task setting %L', wrong),
+      hint = 'Known settings: max_attempts, retry, timeout, keep. A task is paused with pause_task.';
+  end if;
+  if settings ->> 'keep' not in ('all', 'failures', 'none') then
+    raise invalid_parameter_value using message = format('keep is %L', settings ->> 'keep'), hint = 'Expected all, failures or none.';
+  end if;
+  perform offstage_private.check_retry(settings -> 'retry');
+  update offstage_private.task t set
+    max_attempts = case when settings ? 'max_attempts' then (settings ->> 'max_attempts')::smallint else t.max_attempts end,
+    retry = case when settings ? 'retry' then nullif(settings -> 'retry', 'null') else t.retry end,
+    timeout = case when settings ? 'timeout' then (settings ->> 'timeout')::interval else t.timeout end,
+    keep = case when settings ? 'keep' then settings ->> 'keep' else t.keep end,
+    revision = t.revision + 1
+  where t.id = of_task
+    and ((settings ? 'max_attempts' and t.max_attempts is distinct from (settings ->> 'max_attempts')::smallint)
+      or (settings ? 'retry' and t.retry is distinct from nullif(settings -> 'retry', 'null'))
+      or (settings ? 'timeout' and t.timeout is distinct from (settings ->> 'timeout')::interval)
+      or (settings ? 'keep' and t.keep is distinct from settings ->> 'keep'));
+end $$;
+
+-- The settings of tasks, as workers need them.
+create or replace function offstage.task_settings(task_ids integer[])
+returns table (task_id integer, task text, max_attempts smallint, timeout interval, revision integer)
+language sql stable as $$
+  select t.id, t.name, coalesce(t.max_attempts, 25::smallint), t.timeout, t.revision
+  from offstage_private.task t where t.id = any (task_ids)
+$$;
+
+-- Makes a worker. tasks: [{"name": "send_email", "settings": {…}}, …]; settings as in configure_task. With many
+-- workers the beats get rarer, n/100 seconds for n, so that a fleet costs no more than a hundred updates a second.
+create or replace function offstage.register(
+  host text, pid integer, version text, slots integer, tasks json,
+  out worker_id integer, out task_ids integer[], out period interval)
+language plpgsql as $$
+declare
+  at timestamptz := offstage_private.clock();
+  t record;
+begin
+  task_ids := '{}';
+  for t in
+    select x.name, x.settings, min(x.name) over () from json_to_recordset(tasks) x (name text, settings jsonb) order by x.name
+  loop
+    task_ids := task_ids || offstage_private.task_id(t.name);
+    perform offstage_private.set_task(task_ids[cardinality(task_ids)], t.settings);
+  end loop;
+  select greatest(1, count(*) / 100.0) * interval '1 s' into period from offstage_private.worker w where w.dead_at is null;
+  insert into offstage_private.worker (host, pid, version, slots, tasks, started_at, beat_at, period)
+  values (register.host, register.pid, register.version, register.slots, register.task_ids, at, at, register.period)
+  returning id into worker_id;
+end $$;
+
+-- Says that the worker lives, and asks what it must know: which of its claims (leases) are still its own, which of
+-- its running jobs somebody wants cancelled, whether task settings have changed (settings: any other number), and
+-- the newest breaking migration. No row: it has been declared dead; all its claims are gone.
+-- Locks the worker's row.
+create or replace function offstage.heartbeat(worker_id integer, draining boolean default false)
+returns table (period interval, claims bigint[], cancelled bigint[], reasons text[], settings bigint, breaking integer)
+language plpgsql
+set jit = off set plan_cache_mode = force_generic_plan
+as $$
+declare
+  at timestamptz := offstage_private.clock();
+  alive integer;
+begin
+  select count(*) into alive from offstage_private.worker w where w.dead_at is null;
+  update offstage_private.worker w set
+    beats = case when at < w.beat_at + 2 * w.period then w.beats + 1 else 1 end,
+    beat_at = at,
+    period = greatest(1, alive / 100.0) * interval '1 s',
+    draining = heartbeat.draining
+  where w.id = heartbeat.worker_id and w.dead_at is null
+  returning w.period into heartbeat.period;
+  if not found then
+    return;
+  end if;
+  claims := array(select l.claim from offstage_private.lease l where l.worker_id = heartbeat.worker_id);
+  select array_agg(c.job_id), array_agg(c.reason) into cancelled, reasons
+  from offstage_private.cancellation c
+  where exists (select from offstage_private.lease l where l.worker_id = heartbeat.worker_id and c.job_id = any (l.job_ids));
+  select sum(t.revision), (select max(m.version) from offstage_private.migration m where m.breaking) into settings, breaking
+  from offstage_private.worker w join offstage_private.task t on t.id = any (w.tasks) where w.id = heartbeat.worker_id;
+  return next;
+end $$;
+
+-- True if this worker still holds this claim of this job: the fence.
+create or replace function offstage_private.holds(of_worker integer, of_claim bigint, of_job bigint) returns boolean
+language sql stable as $$
+  select exists (
+    select from offstage_private.lease l join offstage_private.job j on j.id = of_job
+    where l.claim = of_claim & -1024 and l.worker_id = of_worker
+      and l.job_ids[(of_claim & 1023)::integer] = of_job and j.released_claim < of_claim)
+$$;
+
+-- Called before a job is run that has crashed a worker before: if this worker dies too, the job is known to be at
+-- fault. A worker runs such jobs one at a time. False: the claim is gone. Locks the worker's row.
+create or replace function offstage.start_suspect(worker_id integer, claim bigint, job_id bigint) returns boolean
+language plpgsql as $$
+begin
+  update offstage_private.worker w set suspect = start_suspect.claim where w.id = worker_id and w.dead_at is null;
+  return found and offstage_private.holds(worker_id, claim, job_id);
+end $$;
+
+-- Stores how far a running job is. False: the claim is gone, nothing was written.
+create or replace function offstage.progress(worker_id integer, claim bigint, job_id bigint, percent real, message text default null)
+returns boolean
+language plpgsql as $$
+begin
+  if not offstage_private.holds(worker_id, claim, job_id) then
+    return false;
+  end if;
+  insert into offstage_private.progress as p (job_id, claim, percent, message, reported_at)
+  values (progress.job_id, progress.claim, progress.percent, progress.message, offstage_private.clock())
+  on conflict on constraint progress_pkey do update
+    set claim = excluded.claim, percent = excluded.percent, message = excluded.message, reported_at = excluded.reported_at
+    where p.claim <= excluded.claim;
+  return found;
+end $$;
+
+-- A worker that has settled everything leaves. What it still holds goes back at once, by the next rescue.
+create or replace function offstage.sign_off(worker_id integer) returns void
+language plpgsql as $$
+begin
+  delete from offstage_private.worker w
+  where w.id = sign_off.worker_id and not exists (select from offstage_private.lease l where l.worker_id = w.id);
+  if not found then
+    update offstage_private.worker w set dead_at = offstage_private.clock() where w.id = sign_off.worker_id and w.dead_at is null;
+  end if;
+end $$;

@@ -1,0 +1,402 @@
+-- Stage 5: settle. Ends attempts, in batches, under the fence (job, claim, worker).
+
+-- Refuses a retry policy that retry_delay() would not understand.
+create or replace function offstage_private.check_retry(policy jsonb) returns void
+language plpgsql as $$
+declare
+  wrong text;
+  d text;
+begin
+  if policy is null or policy = 'null' then
+    return;
+  end if;
+  if jsonb_typeof(policy) <> 'object' or coalesce(policy ->> 'policy', '') not in ('exponential', 'fixed', 'list') then
+    raise invalid_parameter_value using message = format('the retry policy %s is not known', policy),
+      hint = 'Expected {"policy": "exponential", "base": "1 s", "factor": 2.7, "max": "6 h"}, {"policy": "fixed", "delay": "10 s"} or {"policy": "list", "delays": ["1 s", "1 min"]}, each with "jitter": 0 to 1 if wanted.';
+  end if;
+  select k into wrong from jsonb_object_keys(policy) k
+  where k <> all (case policy ->> 'policy' when 'exponential' then array['policy', 'jitter', 'base', 'factor', 'max']
+    when 'fixed' then array['policy', 'jitter', 'delay'] else array['policy', 'jitter', 'delays'] end) limit 1;
+  if found then
+    raise invalid_parameter_value using message = format('the retry policy %s has the unknown key %L', policy ->> 'policy', wrong);
+  end if;
+  if (policy ->> 'jitter')::double precision not between 0 and 1 then
+    raise invalid_parameter_value using message = format('jitter is %s', policy ->> 'jitter'), hint = 'Expected 0 to 1: the part of the delay that is left to chance.';
+  end if;
+  if (policy ->> 'factor')::double precision not between 1 and 1000 then
+    raise invalid_parameter_value using message = format('factor is %s', policy ->> 'factor'), hint = 'Expected 1 to 1000.';
+  end if;
+  if policy ->> 'policy' = 'fixed' and not policy ? 'delay' or policy ->> 'policy' = 'list' and coalesce(jsonb_typeof(policy -> 'delays') <> 'array' or jsonb_array_length(policy -> 'delays') = 0, true) then
+    raise invalid_parameter_value using message = format('the retry policy %s lacks its delay', policy);
+  end if;
+  foreach d in array array[policy ->> 'base', policy ->> 'max', policy ->> 'delay']
+    || case when policy ? 'delays' then array(select jsonb_array_elements_text(policy -> 'delays')) end loop
+    if d::interval < interval '0' then
+      raise invalid_parameter_value using message = format('the delay %L is negative', d);
+    end if;
+  end loop;
+end $$;
+
+-- How long to wait after this failed attempt (from 1). Without a policy e^attempt seconds up to e^10 (6 h 7 min),
+-- as in graphile_worker. Exponential: base * factor^(attempt-1), base 1 s, factor e, max e^10 s unless given. List:
+-- its last delay for all later attempts. Jitter j takes up to that part of the delay away, by chance.
+create or replace function offstage_private.retry_delay(policy jsonb, attempt integer) returns interval
+language sql volatile as $$
+  select case when policy is null then exp(least(attempt, 10)) * interval '1 s'
+  else (1 - random() * coalesce((policy ->> 'jitter')::double precision, 0)) *
+    case policy ->> 'policy'
+      when 'fixed' then (policy ->> 'delay')::interval
+      when 'list' then (policy -> 'delays' ->> least(attempt - 1, jsonb_array_length(policy -> 'delays') - 1))::interval
+      else least(extract(epoch from coalesce((policy ->> 'max')::interval, exp(10) * interval '1 s'))::double precision,
+        extract(epoch from coalesce((policy ->> 'base')::interval, interval '1 s'))::double precision
+          * power(coalesce((policy ->> 'factor')::double precision, exp(1)::double precision), least(attempt - 1, 60))) * interval '1 s'
+    end
+  end
+$$;
+
+-- Gives the free slots of these queues, locked by the caller, to parked jobs: one ticket a slot to the first of
+-- each lane (of up to eight lanes), because nobody may be there to run the task of the very first. A ticket too many
+-- is parked again by the claim that finds it. Where that was not enough to be sure, promote() comes back.
+-- Says to the claim of the same transaction where the new tickets are.
+create or replace function offstage_private.hand_over(queue_ids integer[]) returns void
+language plpgsql as $$
+declare
+  at timestamptz := offstage_private.clock();
+  handed json;
+  tasks integer[];
+  t integer;
+begin
+  with recursive open as materialized (
+    select q.id, q.concurrency - cardinality(q.claims) as slots from offstage_private.queue q
+    where q.id = any (queue_ids) and not q.paused and q.concurrency > cardinality(q.claims)
+  ), head (queue_id, slots, lane_id, n) as (
+    select o.id, o.slots, (select p.lane_id from offstage_private.parked p where p.queue_id = o.id order by p.queue_id, p.lane_id limit 1), 1
+    from open o
+    union all
+    select h.queue_id, h.slots,
+      (select p.lane_id from offstage_private.parked p where p.queue_id = h.queue_id and p.lane_id > h.lane_id order by p.queue_id, p.lane_id limit 1), h.n + 1
+    from head h where h.lane_id is not null and h.n < 9
+  ), next as materialized (
+    select p.* from head h cross join lateral (
+      select k.ctid as place, k.* from offstage_private.parked k
+      where k.queue_id = h.queue_id and k.lane_id = h.lane_id
+      order by k.queue_id, k.lane_id, k.priority, k.run_at, k.job_id limit h.slots for update skip locked) p
+    where h.lane_id is not null and h.n < 9
+  ), gone as (
+    delete from offstage_private.parked where ctid = any (array(select place from next))
+  ), given as (
+    insert into offstage_private.ticket (run_at, job_id, lane_id, queue_id, priority)
+    select n.run_at, n.job_id, n.lane_id, n.queue_id, n.priority from next n returning lane_id, priority, run_at, job_id
+  ), later as (
+    -- More lanes than we gave to, or all of them held by callers' transactions.
+    insert into offstage_private.handover (queue_id, due_at)
+    select h.queue_id, at + interval '1 s' from head h
+    where h.lane_id is not null and (h.n = 9 or h.n = 1 and not exists (select from next n where n.queue_id = h.queue_id))
+  )
+  select (select json_agg(f) from (select distinct on (g.lane_id, g.priority) g.* from given g order by g.lane_id, g.priority, g.run_at, g.job_id) f),
+    array(select distinct coalesce((select l.task_id from offstage_private.lane l where l.id = g.lane_id), g.lane_id) from given g)
+  into handed, tasks;
+  if handed is not null then
+    perform set_config('offstage.handed', handed::text, true);
+    foreach t in array tasks loop
+      perform offstage_private.wake(t);
+    end loop;
+  end if;
+end $$;
+
+-- Frees the slots that these claims hold in these queues, and hands the queues on. Locks the queues by id; once a
+-- transaction only.
+create or replace function offstage_private.free_slots(queue_ids integer[], claims bigint[]) returns void
+language plpgsql as $$
+declare
+  freed integer[];
+begin
+  perform 1 from offstage_private.queue q where q.id = any (queue_ids) order by q.id for update;
+  with gone as (
+    update offstage_private.queue q
+    set claims = case when cardinality(q.claims) = 1 then '{}' else array(select unnest(q.claims) except select unnest(free_slots.claims)) end
+    where q.id = any (queue_ids) and q.claims && free_slots.claims returning q.id
+  )
+  select array_agg(id) into freed from gone;
+  if freed is not null then
+    perform offstage_private.hand_over(freed);
+  end if;
+end $$;
+
+-- Answers a worker that is dead: what was rescued from it is lost, and history says what it would have written.
+-- What it had settled while it lived stays settled.
+create or replace function offstage_private.refuse(of_worker integer, claims bigint[], job_ids bigint[], endings json)
+returns table (claim bigint, job_id bigint, verdict text)
+language plpgsql as $$
+#variable_conflict use_column
+begin
+  return query
+    with x as (
+      select u.claim, u.job_id, 'succeed' as ending from unnest(claims, job_ids) u (claim, job_id)
+      union all
+      select e.claim, e.job_id, e.ending from json_to_recordset(coalesce(endings, '[]')) e (claim bigint, job_id bigint, ending text)
+    ), rescued as (
+      select x.*, h.added_at, h.run_at, h.claimed_at, h.task_id, h.queue_id, h.attempt, h.priority
+      from x join offstage_private.history h on h.job_id = x.job_id and h.claim = x.claim and h.outcome = 'rescued'
+    ), recorded as (
+      insert into offstage_private.history
+        (settled_at, job_id, claim, added_at, run_at, claimed_at, task_id, queue_id, worker_id, attempt, priority, outcome, error)
+      select offstage_private.clock(), r.job_id, r.claim, r.added_at, r.run_at, r.claimed_at, r.task_id, r.queue_id, of_worker, r.attempt,
+        r.priority, 'refused', format('worker %s came too late: it wanted to settle with %L', of_worker, r.ending)
+      from rescued r
+      where not exists (select from offstage_private.history h where h.job_id = r.job_id and h.claim = r.claim and h.outcome = 'refused')
+    )
+    select x.claim, x.job_id, 'lost' from x
+    where exists (select from rescued r where r.job_id = x.job_id and r.claim = x.claim)
+      or exists (select from offstage_private.job j where j.id = x.job_id and j.released_claim < x.claim);
+end $$;
+
+-- Settles a batch of attempts of one worker. May be repeated when its answer was lost: what is settled already
+-- counts as settled.
+--
+-- claims, job_ids, results, logs: attempts that succeeded; results and logs may be null, or have one element each.
+-- endings: the others, [{"claim": 1025, "job_id": 7, "ending": "retry", "error": "…", "delay": 1.5, "payload": …,
+-- "log": "…"}]. ending is one of
+--   retry    the attempt failed; tried again after "delay" seconds (or as the task says) while attempts are left
+--   fail     failed for good             cancel   ended as cancelled, with the error as its reason
+--   snooze   put off by "delay" seconds, without spending the attempt
+--   release  given back, at once, without spending the attempt
+--   finished the handler's own transaction has ended the job, see finish(); frees its slot of
+--            "queue_id", which every ending of an attempt that called finish() must name
+-- "payload" replaces the job's, for what is left of a batch job.
+-- emptied: leases of which every job was settled in calls that have been answered. (Not those of this call: if its
+-- answer is lost, the lease is what tells a repetition from a lost claim.)
+--
+-- Rows: the jobs that were not settled. verdict 'busy': a caller's open transaction holds the job, send it again;
+-- 'lost': the claim is gone, the result was refused, and history says so. No rows: everything is settled.
+-- Lock order: see 20_claim.sql.
+create or replace function offstage.settle(
+  worker_id integer,
+  claims bigint[],
+  job_ids bigint[],
+  results json[] default null,
+  logs text[] default null,
+  endings json default null,
+  emptied bigint[] default null
+) returns table (claim bigint, job_id bigint, verdict text)
+language plpgsql
+set jit = off set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
+as $$
+#variable_conflict use_column
+declare
+  at timestamptz := offstage_private.clock();
+  n integer := coalesce(cardinality(job_ids), 0);
+  waited boolean;
+  quiet integer[];  -- tasks that do not keep successes
+  slot_claims bigint[] := '{}';
+  slot_queues integer[] := '{}';
+  settled bigint[];
+  batch record;
+  t integer;
+begin
+  perform 1 from offstage_private.worker w where w.id = settle.worker_id and w.dead_at is null for key share;
+  if not found then
+    return query select * from offstage_private.refuse(worker_id, claims, job_ids, endings);
+    return;
+  end if;
+  waited := exists (select from offstage_private.waiter);
+  quiet := array(select t.id from offstage_private.task t where t.keep <> 'all');
+
+  -- 1. Successes of jobs without a key, in one go: nobody else locks those while they run.
+  if n > 0 then
+    with held as (
+      select x.claim, x.job_id, x.result, x.log, l.claimed_at
+      from unnest(claims, job_ids, results, logs) x (claim, job_id, result, log)
+      cross join lateral (
+        select e.claimed_at from offstage_private.lease e
+        where e.claim = (x.claim & -1024) and e.worker_id = settle.worker_id and e.job_ids[(x.claim & 1023)::integer] = x.job_id
+        limit 1) l  -- limit: one look-up each, however many leases the planner thinks there are
+    ), gone as (
+      delete from offstage_private.job j using held h
+      where j.id = h.job_id and j.released_claim < h.claim and j.key is null
+      returning j.id, j.added_at, j.run_at, j.task_id, j.queue_id, j.attempts, j.priority, j.payload, j.notify_channel, j.options,
+        h.claim, h.claimed_at, h.result, h.log
+    ), kept as (
+      insert into offstage_private.history
+        (settled_at, job_id, claim, added_at, run_at, claimed_at, task_id, queue_id, worker_id, attempt, priority, outcome, log, payload, result)
+      select at, g.id, g.claim, g.added_at, g.run_at, g.claimed_at, g.task_id, g.queue_id, settle.worker_id, g.attempts + 1, g.priority,
+        'succeeded', g.log, g.payload, g.result
+      from gone g
+      where case when g.options is null or g.options ->> 'keep' is null then g.task_id <> all (quiet) else g.options ->> 'keep' = 'all' end
+        or (waited and exists (select from offstage_private.waiter w where w.job_id = g.id))
+    )
+    select count(*) as n,
+      array_agg(g.claim) filter (where g.queue_id is not null) as slot_claims,
+      array_agg(g.queue_id) filter (where g.queue_id is not null) as slot_queues,
+      count(offstage_private.notify_event(g.notify_channel, g.id, 'succeeded', g.options)) filter (where g.notify_channel is not null) as told
+    into batch from gone g;
+    n := n - batch.n;  -- keyed, not ours, or not there
+    slot_claims := slot_claims || batch.slot_claims;
+    slot_queues := slot_queues || batch.slot_queues;
+  end if;
+
+  -- 2. Everything else, one row at a time where it matters: a caller may hold the row of a keyed job.
+  if n > 0 or endings is not null then
+    with x as (
+      select u.claim, u.job_id, 'succeed' as ending, null::text as error, null::double precision as delay, null::json as payload, u.log, u.result
+      from unnest(claims, job_ids, results, logs) u (claim, job_id, result, log) where n > 0
+      union all
+      select e.claim, e.job_id, e.ending, e.error, e.delay, e.payload, e.log, null
+      from json_to_recordset(coalesce(endings, '[]'))
+        e (claim bigint, job_id bigint, ending text, error text, delay double precision, payload json, log text)
+      where e.ending <> 'finished'
+    ), held as (
+      select x.*, l.claimed_at from x join offstage_private.lease l on l.claim = (x.claim & -1024)
+      where l.worker_id = settle.worker_id and l.job_ids[(x.claim & 1023)::integer] = x.job_id
+    ), locked as materialized (
+      select j as job, h.claim, h.claimed_at, h.ending, h.error, h.delay, h.payload, h.log, h.result
+      from held h join offstage_private.job j on j.id = h.job_id
+      where j.released_claim < h.claim for update of j skip locked
+    ), decided as materialized (
+      select k.*, (k.job).id, t.keep, d.outcome, d.outcome = any ('{retried,failed}') as spent,
+        coalesce(case when d.outcome = 'cancelled' then c.reason end, k.error) as why,
+        case d.outcome
+          when 'retried' then greatest(at, (k.job).run_at) + coalesce(k.delay * interval '1 s', offstage_private.retry_delay(t.retry, (k.job).attempts + 1))
+          when 'snoozed' then at + coalesce(k.delay, 0) * interval '1 s'
+          else (k.job).run_at
+        end as next_run_at
+      from locked k
+      join offstage_private.task t on t.id = (k.job).task_id
+      left join offstage_private.cancellation c on c.job_id = (k.job).id
+      cross join lateral (select case
+        when k.ending = 'succeed' then 'succeeded'
+        when k.ending = 'cancel' or c.job_id is not null then 'cancelled'
+        when k.ending = 'snooze' then 'snoozed'
+        when k.ending = 'release' then 'released'
+        when k.ending = 'fail' or (k.job).attempts + 1 >= coalesce((k.job).max_attempts, t.max_attempts, 25) then 'failed'
+        else 'retried' end as outcome) d
+    ), gone as (
+      delete from offstage_private.job j using decided d where j.id = d.id and d.outcome in ('succeeded', 'cancelled')
+    ), changed as (
+      update offstage_private.job j set
+        released_claim = d.claim, crashes = 0, failed = d.outcome = 'failed', run_at = d.next_run_at,
+        attempts = j.attempts + d.spent::integer,
+        last_error = case when d.spent then d.why else j.last_error end,
+        payload = coalesce(d.payload, j.payload)
+      from decided d where j.id = d.id and d.outcome not in ('succeeded', 'cancelled')
+    ), later as (
+      insert into offstage_private.scheduled (run_at, job_id, lane_id, queue_id, priority)
+      select d.next_run_at, d.id, (d.job).lane_id, (d.job).queue_id, (d.job).priority
+      from decided d where d.outcome in ('retried', 'snoozed', 'released') and d.next_run_at > at
+    ), again as (
+      insert into offstage_private.ticket (run_at, job_id, lane_id, queue_id, priority)
+      select d.next_run_at, d.id, (d.job).lane_id, (d.job).queue_id, (d.job).priority
+      from decided d where d.outcome in ('retried', 'snoozed', 'released') and d.next_run_at <= at
+    ), kept as (
+      insert into offstage_private.history (settled_at, job_id, claim, added_at, run_at, claimed_at, task_id, queue_id, worker_id, attempt,
+        priority, outcome, key, error, log, payload, result)
+      select at, d.id, d.claim, (d.job).added_at, (d.job).run_at, d.claimed_at, (d.job).task_id, (d.job).queue_id, settle.worker_id,
+        (d.job).attempts + 1, (d.job).priority, d.outcome, (d.job).key, d.why, d.log,
+        case when d.outcome in ('succeeded', 'failed', 'cancelled') then (d.job).payload end, d.result
+      from decided d
+      where offstage_private.keeps(coalesce((d.job).options ->> 'keep', d.keep), d.outcome)
+        or (waited and exists (select from offstage_private.waiter w where w.job_id = d.id))
+    ), forgotten as (
+      delete from offstage_private.cancellation c using decided d where c.job_id = d.id
+    )
+    select array_agg(d.id) as settled,
+      array_agg(d.claim) filter (where (d.job).queue_id is not null) as slot_claims,
+      array_agg((d.job).queue_id) filter (where (d.job).queue_id is not null) as slot_queues,
+      array_agg(distinct (d.job).task_id) filter (where d.outcome in ('retried', 'snoozed', 'released') and d.next_run_at <= at) as tasks,
+      bool_or(d.outcome in ('retried', 'snoozed', 'released') and d.next_run_at > at and d.next_run_at < at + interval '3 s') as soon,
+      count(offstage_private.notify_event((d.job).notify_channel, d.id, d.outcome, (d.job).options))
+        filter (where (d.job).notify_channel is not null and d.outcome in ('succeeded', 'failed', 'cancelled')) as told
+    into batch from decided d;
+    settled := batch.settled;
+    slot_claims := slot_claims || batch.slot_claims;
+    slot_queues := slot_queues || batch.slot_queues;
+    if batch.soon then
+      perform pg_notify('offstage:wake', 'offstage');
+    elsif batch.tasks is not null then
+      foreach t in array batch.tasks loop
+        perform offstage_private.wake(t);
+      end loop;
+    end if;
+
+    -- Slots of jobs that their own handler's transaction has ended: such an ending names the queue.
+    select array_agg(e.claim) as slot_claims, array_agg(e.queue_id) as slot_queues into batch
+    from json_to_recordset(coalesce(endings, '[]')) e (claim bigint, job_id bigint, ending text, queue_id integer)
+    join offstage_private.lease l on l.claim = (e.claim & -1024)
+    where e.queue_id is not null and l.worker_id = settle.worker_id and l.job_ids[(e.claim & 1023)::integer] = e.job_id
+      and not exists (select from offstage_private.job j where j.id = e.job_id and j.released_claim < e.claim);
+    slot_claims := slot_claims || batch.slot_claims;
+    slot_queues := slot_queues || batch.slot_queues;
+
+    return query
+      select x.claim, x.job_id,
+        case when l.claim is not null then 'busy' else 'lost' end
+      from (
+        select u.claim, u.job_id from unnest(claims, job_ids) u (claim, job_id) where n > 0
+        union all
+        select e.claim, e.job_id from json_to_recordset(coalesce(endings, '[]')) e (claim bigint, job_id bigint, ending text)
+      ) x
+      left join offstage_private.job j on j.id = x.job_id and j.released_claim < x.claim
+      left join offstage_private.lease l on l.claim = (x.claim & -1024) and l.worker_id = settle.worker_id
+        and l.job_ids[(x.claim & 1023)::integer] = x.job_id
+      where (l.claim is not null and j.id is not null)   -- ours, and still there: somebody holds the row
+        or (l.claim is null);                             -- not ours (any more)
+  end if;
+
+  if waited then
+    perform offstage_private.notify_waiters(coalesce(job_ids, '{}') || settled);
+  end if;
+  if cardinality(emptied) > 0 then
+    delete from offstage_private.lease l where l.claim = any (emptied) and l.worker_id = settle.worker_id;
+  end if;
+  if cardinality(slot_claims) > 0 then
+    perform offstage_private.free_slots(slot_queues, slot_claims);
+  end if;
+end $$;
+
+-- Gives back what a claim took whose answer was lost on the wire: jobs of leases of this worker that are not among
+-- the known ones. No attempt is spent. Says how many. To be called while no claim of the worker is under way.
+create or replace function offstage.recall(worker_id integer, known bigint[]) returns integer
+language plpgsql as $$
+declare
+  lost bigint[] := array(select l.claim from offstage_private.lease l where l.worker_id = recall.worker_id and l.claim <> all (coalesce(known, '{}')));
+  jobs json;
+begin
+  if cardinality(lost) = 0 then
+    return 0;
+  end if;
+  select json_agg(json_build_object('claim', l.claim + x.position, 'job_id', x.id, 'ending', 'release')) into jobs
+  from offstage_private.lease l cross join lateral unnest(l.job_ids) with ordinality x (id, position) where l.claim = any (lost);
+  perform offstage.settle(worker_id, null, null, null, null, jobs);
+  delete from offstage_private.lease l
+  where l.claim = any (lost) and not exists (select from offstage_private.job j where j.id = any (l.job_ids) and j.released_claim < l.claim);
+  return json_array_length(jobs);
+end $$;
+
+-- Ends a running job as succeeded inside the handler's own transaction. Locks the job's row and no worker, lease or
+-- queue, so that it may stay open for long; the worker frees lease and slot when it has committed (settle,
+-- "finished"). False: the claim is gone, nothing was written, roll back.
+create or replace function offstage.finish(worker_id integer, claim bigint, job_id bigint, result json default null) returns boolean
+language plpgsql as $$
+declare
+  at timestamptz := offstage_private.clock();
+  j offstage_private.job;
+begin
+  select o.* into j from offstage_private.job o where o.id = finish.job_id for update;
+  if not found or not offstage_private.holds(worker_id, finish.claim, finish.job_id) then
+    return false;
+  end if;
+  insert into offstage_private.history
+    (settled_at, job_id, claim, added_at, run_at, claimed_at, task_id, queue_id, worker_id, attempt, priority, outcome, key, payload, result)
+  select at, j.id, finish.claim, j.added_at, j.run_at, l.claimed_at, j.task_id, j.queue_id, l.worker_id, j.attempts + 1, j.priority,
+    'succeeded', j.key, j.payload, finish.result
+  from offstage_private.lease l, offstage_private.task t
+  where l.claim = (finish.claim & -1024) and t.id = j.task_id
+    and (offstage_private.keeps(coalesce(j.options ->> 'keep', t.keep), 'succeeded')
+      or exists (select from offstage_private.waiter w where w.job_id = j.id));
+  delete from offstage_private.job o where o.id = j.id;
+  if j.notify_channel is not null then
+    perform offstage_private.notify_event(j.notify_channel, j.id, 'succeeded', j.options);
+  end if;
+  perform offstage_private.notify_waiters(array[j.id]);
+  return true;
+end $$;

@@ -1,0 +1,94 @@
+-- Stages 6 and 7: what is kept of an ended job, and who is told.
+
+-- The event for the caller's own channel: names the job and its outcome, never its result, error or payload, so
+-- that clients fetch those under their own rights.
+create or replace function offstage_private.notify_event(channel text, job_id bigint, outcome text, options json) returns void
+language sql volatile as $$
+  select pg_notify(channel,
+    json_strip_nulls(json_build_object('event', 'job:complete', 'subject', job_id::text, 'id', job_id::text, 'outcome', outcome,
+      '__node__', case when json_typeof(options -> 'notify_node') = 'array' then options -> 'notify_node' end))::text)
+$$;
+
+-- Tells those who await one of these jobs.
+create or replace function offstage_private.notify_waiters(ids bigint[]) returns void
+language plpgsql as $$
+begin
+  if exists (select from offstage_private.waiter) then
+    perform pg_notify('offstage:settled', 'offstage:' || w.job_id) from offstage_private.waiter w where w.job_id = any (ids);
+  end if;
+end $$;
+
+-- Whether history takes an entry with this outcome; what somebody waits for is kept in any case.
+create or replace function offstage_private.keeps(keep text, outcome text) returns boolean
+language sql immutable as $$
+  select case keep when 'none' then false when 'failures' then outcome not in ('succeeded', 'completed', 'removed', 'snoozed', 'released') else true end
+$$;
+
+-- Records that a job that was not running has ended, and tells whom it concerns. The caller has taken it from its
+-- place and deletes it (or leaves it, as failed).
+create or replace function offstage_private.ended(j offstage_private.job, outcome text, error text) returns void
+language plpgsql as $$
+begin
+  insert into offstage_private.history (settled_at, job_id, added_at, run_at, task_id, queue_id, attempt, priority, outcome, key, error, payload)
+  select offstage_private.clock(), j.id, j.added_at, j.run_at, j.task_id, j.queue_id, j.attempts, j.priority, ended.outcome, j.key, ended.error, j.payload
+  from offstage_private.task t
+  where t.id = j.task_id
+    and (offstage_private.keeps(coalesce(j.options ->> 'keep', t.keep), ended.outcome)
+      or exists (select from offstage_private.waiter w where w.job_id = j.id));
+  if j.notify_channel is not null then
+    perform offstage_private.notify_event(j.notify_channel, j.id, ended.outcome, j.options);
+  end if;
+  perform offstage_private.notify_waiters(array[j.id]);
+  delete from offstage_private.progress p where p.job_id = j.id;
+end $$;
+
+-- What somebody who awaits a job, or asks for it, is told. While the job lives, its state; then its outcome, with
+-- the result, from history. No row: unknown, or ended and not kept.
+create or replace function offstage.job_status(job_id bigint)
+returns table (state text, outcome text, attempt smallint, progress real, message text, result json, error text, run_at timestamptz, settled_at timestamptz)
+language plpgsql stable as $$
+begin
+  return query
+    select offstage_private.state_of(j), case when j.failed then 'failed' end,
+      (j.attempts + (not j.failed and l.claim is not null)::integer)::smallint, p.percent, p.message, null::json, j.last_error, j.run_at,
+      case when j.failed then (select max(h.settled_at) from offstage_private.history h where h.job_id = j.id and h.outcome = 'failed') end
+    from offstage_private.job j
+    left join offstage_private.lease_of(j) l on true
+    left join offstage_private.progress p on p.job_id = j.id
+    where j.id = job_status.job_id;
+  if not found then
+    return query
+      select null::text, h.outcome, h.attempt, null::real, null::text, h.result, h.error, h.run_at, h.settled_at
+      from offstage_private.history h
+      where h.job_id = job_status.job_id and h.outcome in ('succeeded', 'failed', 'cancelled', 'removed', 'completed')
+      order by h.settled_at desc limit 1;
+  end if;
+end $$;
+
+-- Where a job is: its state, from its place.
+create or replace function offstage_private.state_of(j offstage_private.job) returns text
+language sql stable as $$
+  select case
+    when j.failed then 'failed'
+    when exists (select from offstage_private.ticket p
+                 where p.lane_id = j.lane_id and p.priority = j.priority and p.run_at = j.run_at and p.job_id = j.id)
+      then case when (select t.paused from offstage_private.task t where t.id = j.task_id)
+                  or (select q.paused from offstage_private.queue q where q.id = j.queue_id) then 'paused' else 'waiting' end
+    when exists (select from offstage_private.scheduled p where p.run_at = j.run_at and p.job_id = j.id) then 'scheduled'
+    when exists (select from offstage_private.parked p
+                 where p.queue_id = j.queue_id and p.lane_id = j.lane_id and p.priority = j.priority
+                   and p.run_at = j.run_at and p.job_id = j.id)
+      then case when (select t.paused from offstage_private.task t where t.id = j.task_id)
+                  or (select q.paused from offstage_private.queue q where q.id = j.queue_id) then 'paused' else 'parked' end
+    else 'running'
+  end
+$$;
+
+-- Says that somebody awaits a job until then, at most an hour from now; settle notifies "offstage:settled" with
+-- "schema:id". Call it in a transaction of its own, LISTEN first, then look at job_status.
+create or replace function offstage.await_job(job_id bigint, patience interval default '1 min') returns void
+language sql volatile as $$
+  insert into offstage_private.waiter as w (job_id, expires_at)
+  values (await_job.job_id, offstage_private.clock() + least(patience, interval '1 hour'))
+  on conflict on constraint waiter_pkey do update set expires_at = greatest(w.expires_at, excluded.expires_at)
+$$;

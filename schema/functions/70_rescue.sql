@@ -1,0 +1,175 @@
+-- Stage 9: rescue. The jobs of a dead worker run again.
+
+-- Gives back what a dead worker holds: every job of its leases gets a ticket again, one attempt poorer, or fails when
+-- that was its last one or it has crashed three workers in a row. A job whose row a caller's transaction holds stays
+-- with its lease for the next call. Locks: leases, jobs (both skip locked), then queues by id.
+create or replace function offstage_private.give_back(dead integer[], crashed boolean) returns integer
+language plpgsql
+set jit = off set enable_seqscan = off
+as $$
+declare
+  at timestamptz := offstage_private.clock();
+  l record;
+  batch record;
+  n integer := 0;
+  slot_claims bigint[] := '{}';
+  slot_queues integer[] := '{}';
+  waited bigint[] := '{}';
+begin
+  for l in
+    select e.claim, e.worker_id, e.claimed_at, e.job_ids, w.host, w.pid, w.suspect
+    from offstage_private.lease e join offstage_private.worker w on w.id = e.worker_id
+    where e.worker_id = any (dead) order by e.claim for update of e skip locked
+  loop
+    with locked as materialized (
+      select j as job, l.claim + x.position as claim, t.max_attempts, c.reason
+      from unnest(l.job_ids) with ordinality x (id, position)
+      join offstage_private.job j on j.id = x.id and j.released_claim < l.claim
+      join offstage_private.task t on t.id = j.task_id
+      left join offstage_private.cancellation c on c.job_id = j.id
+      for update of j skip locked
+    ), decided as materialized (
+      select k.*, (k.job).id, x.crashes,
+        case when k.reason is not null then 'cancelled'
+          when x.crashes >= 3 or (k.job).attempts + 1 >= coalesce((k.job).max_attempts, k.max_attempts, 25) then 'failed' else 'rescued' end as outcome,
+        format('worker %s (pid %s on %s) died during attempt %s%s', l.worker_id, l.pid, l.host, (k.job).attempts + 1,
+          case when x.crashes >= 3 then ', the third in a row: set aside' else '' end) as why
+      from locked k
+      -- A job that never crashed a worker is charged on suspicion; one that has, only if it was seen to start.
+      cross join lateral (select (k.job).crashes + (crashed and ((k.job).crashes = 0 or k.claim = l.suspect))::integer as crashes) x
+    ), gone as (
+      delete from offstage_private.job j using decided d where j.id = d.id and d.outcome = 'cancelled'
+    ), changed as (
+      update offstage_private.job j set released_claim = d.claim, attempts = j.attempts + 1, crashes = d.crashes,
+        failed = d.outcome = 'failed', last_error = d.why
+      from decided d where j.id = d.id and d.outcome <> 'cancelled'
+    ), again as (
+      insert into offstage_private.ticket (run_at, job_id, lane_id, queue_id, priority)
+      select (d.job).run_at, d.id, (d.job).lane_id, (d.job).queue_id, (d.job).priority from decided d where d.outcome = 'rescued'
+    ), kept as (
+      insert into offstage_private.history
+        (settled_at, job_id, claim, added_at, run_at, claimed_at, task_id, queue_id, worker_id, attempt, priority, outcome, key, error, payload)
+      select at, d.id, d.claim, (d.job).added_at, (d.job).run_at, l.claimed_at, (d.job).task_id, (d.job).queue_id, l.worker_id,
+        (d.job).attempts + 1, (d.job).priority, o.outcome, (d.job).key, case o.outcome when 'cancelled' then d.reason else d.why end,
+        case when o.outcome <> 'rescued' then (d.job).payload end
+      from decided d cross join lateral (select 'rescued' union all select d.outcome where d.outcome <> 'rescued') o (outcome)
+    ), forgotten as (
+      delete from offstage_private.cancellation c using decided d where c.job_id = d.id
+    )
+    select count(*) as n,
+      array_agg(d.claim) filter (where (d.job).queue_id is not null) as slot_claims,
+      array_agg((d.job).queue_id) filter (where (d.job).queue_id is not null) as slot_queues,
+      array_agg(d.id) filter (where d.outcome <> 'rescued') as ended,
+      count(offstage_private.notify_event((d.job).notify_channel, d.id, d.outcome, (d.job).options))
+        filter (where (d.job).notify_channel is not null and d.outcome <> 'rescued') as told
+    into batch from decided d;
+    n := n + batch.n;
+    slot_claims := slot_claims || batch.slot_claims;
+    slot_queues := slot_queues || batch.slot_queues;
+    waited := waited || batch.ended;
+    if not exists (select from offstage_private.job j where j.id = any (l.job_ids) and j.released_claim < l.claim) then
+      -- Slots of jobs that are gone without having been settled: their handlers ended them (finish()).
+      select array_agg(l.claim + x.position) as slot_claims, array_agg(q.id) as slot_queues into batch
+      from unnest(l.job_ids) with ordinality x (id, position)
+      join offstage_private.queue q on q.claims && array[l.claim + x.position]
+      where l.claim + x.position <> all (slot_claims);
+      slot_claims := slot_claims || batch.slot_claims;
+      slot_queues := slot_queues || batch.slot_queues;
+      delete from offstage_private.lease e where e.claim = l.claim;
+    end if;
+  end loop;
+  if cardinality(slot_claims) > 0 then
+    perform offstage_private.free_slots(slot_queues, slot_claims);
+  end if;
+  perform offstage_private.notify_waiters(waited);
+  if n > 0 then
+    perform pg_notify('offstage:wake', 'offstage');
+  end if;
+  return n;
+end $$;
+
+-- Declares workers dead that have missed five beats, and gives their jobs back; says how many. Only a worker whose
+-- own last five beats have landed may: when heartbeats fail everywhere at once, nobody rescues. A chore: does nothing
+-- while another worker is at it. Locks workers (skip locked: one that is settling lives).
+create or replace function offstage.rescue(worker_id integer) returns integer
+language plpgsql as $$
+declare
+  at timestamptz := offstage_private.clock();
+  dead integer[];
+begin
+  if not pg_try_advisory_xact_lock(hashtext('offstage'), -2) then
+    return 0;
+  end if;
+  if not exists (select from offstage_private.worker w
+                 where w.id = rescue.worker_id and w.dead_at is null and w.beats >= 5 and w.beat_at > at - 2 * w.period) then
+    return 0;
+  end if;
+  with stale as (
+    select w.id from offstage_private.worker w
+    where w.dead_at is null and w.beat_at < at - 5 * w.period order by w.id for update skip locked
+  )
+  update offstage_private.worker w set dead_at = at from stale s where w.id = s.id;
+  dead := array(
+    select w.id from offstage_private.worker w
+    where w.dead_at is not null and exists (select from offstage_private.lease l where l.worker_id = w.id) order by w.id);
+  if cardinality(dead) = 0 then
+    return 0;
+  end if;
+  return offstage_private.give_back(dead, true);
+end $$;
+
+-- Takes their jobs away from these workers ("worker-17", as in jobs.locked_by), which are treated as dead from now on:
+-- what they still send is refused. The attempts stay spent. Unknown ids are ignored.
+create or replace function offstage.force_unlock_workers(worker_ids text[]) returns void
+language plpgsql as $$
+declare
+  dead integer[];
+begin
+  dead := array(select w.id from offstage_private.worker w where 'worker-' || w.id = any (worker_ids) order by w.id for update);
+  update offstage_private.worker w set dead_at = coalesce(w.dead_at, offstage_private.clock()) where w.id = any (dead);
+  perform offstage_private.give_back(dead, false);
+end $$;
+
+-- Throws away what nobody needs any more, in small steps. A chore, once a minute.
+create or replace function offstage.tidy(keep_days integer default 7) returns void
+language plpgsql as $$
+declare
+  at timestamptz := offstage_private.clock();
+  d date;
+  part text;
+begin
+  if not pg_try_advisory_xact_lock(hashtext('offstage'), -3) then
+    return;
+  end if;
+  delete from offstage_private.waiter w where w.expires_at < at;
+  delete from offstage_private.cancellation c
+  where c.requested_at < at - interval '1 min' and not exists (select from offstage_private.job j where j.id = c.job_id);
+  delete from offstage_private.progress p
+  where p.reported_at < at - interval '1 min' and not exists (select from offstage_private.job j where j.id = p.job_id);
+  delete from offstage_private.worker w
+  where w.dead_at < at - interval '1 day' and not exists (select from offstage_private.lease l where l.worker_id = w.id);
+
+  -- Partitions of history: made two days ahead, dropped whole. Neither waits long for readers: it comes again.
+  perform set_config('lock_timeout', '200ms', true);
+  begin
+    for d in select generate_series((at at time zone 'UTC')::date + 1, (at at time zone 'UTC')::date + 2, '1 day')::date loop
+      part := 'history_' || to_char(d, 'YYYYMMDD');
+      if to_regclass('offstage_private.' || part) is null then
+        execute format('create table offstage_private.%I (like offstage_private.history including defaults including indexes)', part);
+        execute format('alter table offstage_private.history attach partition offstage_private.%I for values from (%L) to (%L)',
+          part, d::timestamp at time zone 'UTC', (d + 1)::timestamp at time zone 'UTC');
+      end if;
+    end loop;
+    for part in
+      select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid
+      where i.inhparent = 'offstage_private.history'::regclass and c.relname ~ '^history_[0-9]{8}$'
+        and to_date(substr(c.relname, 9), 'YYYYMMDD') < (at at time zone 'UTC')::date - keep_days
+    loop
+      execute format('drop table offstage_private.%I', part);
+    end loop;
+  exception when lock_not_available then
+    null;  -- somebody reads history; the next call is in a minute
+  end;
+  delete from offstage_private.history_rest h
+  where h.ctid = any (array(select r.ctid from offstage_private.history_rest r where r.settled_at < at - keep_days * interval '1 day' limit 10000));
+end $$;

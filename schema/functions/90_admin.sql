@@ -1,0 +1,279 @@
+-- What people do to jobs, queues and tasks, and what they look at.
+
+-- Takes jobs that are not running into the caller's hands: out of their places, or locked where they have failed.
+-- Running and unknown ones are left out. One by one in the order of the ids, so that two callers cannot deadlock.
+-- Lock order: a keyed job, then its place; a job without a key is only reached through its place, so that settle
+-- never waits for a caller's transaction.
+create or replace function offstage_private.seize(job_ids bigint[]) returns setof offstage_private.job
+language plpgsql as $$
+declare
+  i bigint;
+  j offstage_private.job;
+  again offstage_private.job;
+begin
+  for i in select distinct u from unnest(job_ids) u order by u loop
+    loop
+      select o.* into j from offstage_private.job o where o.id = i;
+      exit when not found;
+      if j.key is not null or j.failed then
+        select o.* into j from offstage_private.job o where o.id = i for update;
+        exit when not found;
+      end if;
+      if j.failed or offstage_private.unplace(j) then
+        return next j;
+        exit;
+      end if;
+      -- No place under the key we saw: it is running, unless it has moved since.
+      select o.* into again from offstage_private.job o where o.id = i;
+      exit when not found or (again.lane_id, again.priority, again.run_at, again.failed, again.released_claim)
+        = (j.lane_id, j.priority, j.run_at, j.failed, j.released_claim);
+    end loop;
+  end loop;
+end $$;
+
+-- Ends jobs that are not running as completed, without running them. Running and unknown ones are left out.
+create or replace function offstage.complete_jobs(job_ids bigint[]) returns setof offstage._private_jobs
+language plpgsql as $$
+declare
+  j offstage_private.job;
+begin
+  for j in select * from offstage_private.seize(job_ids) loop
+    delete from offstage_private.job o where o.id = j.id;
+    perform offstage_private.ended(j, 'completed', null);
+    return next offstage_private.job_row(j);
+  end loop;
+end $$;
+
+-- Sets jobs that are not running aside as failed, as if their last attempt had failed with this message.
+create or replace function offstage.permanently_fail_jobs(job_ids bigint[], error_message text default null)
+returns setof offstage._private_jobs
+language plpgsql as $$
+declare
+  j offstage_private.job;
+begin
+  for j in select * from offstage_private.seize(job_ids) loop
+    update offstage_private.job o
+    set failed = true, attempts = offstage_private.attempts_of(o), updated_at = now(), last_error = coalesce(error_message, 'Manually marked as failed')
+    where o.id = j.id returning o.* into j;
+    perform offstage_private.ended(j, 'failed', j.last_error);
+    return next offstage_private.job_row(j);
+  end loop;
+end $$;
+
+-- Changes when and how often jobs that are not running are tried; null leaves a value. A failed job with attempts
+-- left again is tried again. Raises 23514 for max_attempts below 1, 22003 beyond smallint.
+create or replace function offstage.reschedule_jobs(
+  job_ids bigint[],
+  run_at timestamptz default null,
+  priority integer default null,
+  attempts integer default null,
+  max_attempts integer default null
+) returns setof offstage._private_jobs
+language plpgsql as $$
+declare
+  j offstage_private.job;
+begin
+  for j in select * from offstage_private.seize(job_ids) loop
+    j.run_at := coalesce(reschedule_jobs.run_at, j.run_at);
+    j.priority := coalesce(reschedule_jobs.priority, j.priority);
+    j.attempts := coalesce(reschedule_jobs.attempts, j.attempts);
+    j.max_attempts := coalesce(reschedule_jobs.max_attempts, j.max_attempts);
+    j.updated_at := now();
+    if reschedule_jobs.attempts is not null or reschedule_jobs.max_attempts is not null then
+      j.failed := false;
+    end if;
+    j.failed := j.failed or j.attempts >= offstage_private.attempts_of(j);
+    if not j.failed then
+      j.crashes := 0;
+    end if;
+    update offstage_private.job o set run_at = j.run_at, priority = j.priority, attempts = j.attempts, max_attempts = j.max_attempts,
+      updated_at = j.updated_at, failed = j.failed, crashes = j.crashes
+    where o.id = j.id;
+    if not j.failed then
+      perform offstage_private.place(j, offstage_private.clock());
+    end if;
+    return next offstage_private.job_row(j);
+  end loop;
+end $$;
+
+-- Cancels jobs: waiting ones end at once, running ones are told and end as cancelled when their attempt stops (or
+-- succeed, if they come first). Answers what happened to each that was found: cancelled or requested.
+create or replace function offstage.cancel_jobs(job_ids bigint[], reason text default null) returns table (job_id bigint, answer text)
+language plpgsql as $$
+declare
+  j offstage_private.job;
+  seized bigint[] := '{}';
+begin
+  for j in select * from offstage_private.seize(job_ids) loop
+    seized := seized || j.id;
+    if j.failed then  -- final already; keep it as it is
+      continue;
+    end if;
+    delete from offstage_private.job o where o.id = j.id;
+    perform offstage_private.ended(j, 'cancelled', coalesce(reason, 'cancelled by hand'));
+    job_id := j.id; answer := 'cancelled';
+    return next;
+  end loop;
+  for job_id in
+    insert into offstage_private.cancellation as c (job_id, reason, requested_at)
+    select o.id, coalesce(cancel_jobs.reason, 'cancelled by hand'), offstage_private.clock()
+    from offstage_private.job o where o.id = any (job_ids) and o.id <> all (seized)
+    on conflict on constraint cancellation_pkey do nothing returning c.job_id
+  loop
+    answer := 'requested';
+    return next;
+  end loop;
+  if answer = 'requested' then
+    perform pg_notify('offstage:cancel', 'offstage');
+  end if;
+end $$;
+
+-- Tries failed jobs again, from attempt 1, now; waiting ones run now instead of later. Running ones are left out.
+create or replace function offstage.retry_jobs(job_ids bigint[]) returns setof offstage._private_jobs
+language plpgsql as $$
+declare
+  j offstage_private.job;
+begin
+  for j in select * from offstage_private.seize(job_ids) loop
+    update offstage_private.job o set failed = false, attempts = case when o.failed then 0 else o.attempts end, crashes = 0,
+      run_at = least(o.run_at, now()), updated_at = now()
+    where o.id = j.id returning o.* into j;
+    perform offstage_private.place(j, greatest(offstage_private.clock(), j.run_at));
+    return next offstage_private.job_row(j);
+  end loop;
+end $$;
+
+-- Deletes jobs that are not running, failed ones too; history says removed. Answers the ids.
+create or replace function offstage.delete_jobs(job_ids bigint[]) returns setof bigint
+language plpgsql as $$
+declare
+  j offstage_private.job;
+begin
+  for j in select * from offstage_private.seize(job_ids) loop
+    delete from offstage_private.job o where o.id = j.id;
+    perform offstage_private.ended(j, 'removed', null);
+    return next j.id;
+  end loop;
+end $$;
+
+-- Stops a queue: its waiting jobs stay, running ones finish. The queue is made when it is new.
+create or replace function offstage.pause_queue(queue_name text) returns void
+language plpgsql as $$
+begin
+  update offstage_private.queue q set paused = true where q.id = offstage_private.queue_id(queue_name);
+end $$;
+
+create or replace function offstage.resume_queue(queue_name text) returns void
+language plpgsql as $$
+declare
+  q integer := offstage_private.queue_id(queue_name);
+begin
+  update offstage_private.queue o set paused = false where o.id = q;
+  perform offstage_private.hand_over(array[q]);
+end $$;
+
+-- Sets how many jobs of a queue may run at a time, over all workers; 1 by default. Raises 23514 below 1.
+create or replace function offstage.configure_queue(queue_name text, concurrency integer) returns void
+language plpgsql as $$
+declare
+  q integer := offstage_private.queue_id(queue_name);
+begin
+  update offstage_private.queue o set concurrency = configure_queue.concurrency where o.id = q;
+  perform offstage_private.hand_over(array[q]);
+end $$;
+
+-- Stops a task: its jobs are not claimed any more; running ones finish.
+create or replace function offstage.pause_task(task text) returns void
+language plpgsql as $$
+begin
+  update offstage_private.task t set paused = true, revision = t.revision + 1 where t.id = offstage_private.task_id(task);
+end $$;
+
+create or replace function offstage.resume_task(task text) returns void
+language plpgsql as $$
+begin
+  update offstage_private.task t set paused = false, revision = t.revision + 1 where t.id = offstage_private.task_id(task);
+  perform pg_notify('offstage:wake', 'offstage');
+end $$;
+
+-- Changes the settings of a task: {"max_attempts": 5, "retry": {"policy": "fixed", "delay": "10 s"}, "timeout": "30 s",
+-- "keep": "failures"}. What is not named stays; null takes the default again. Raises 22023, 23514.
+create or replace function offstage.configure_task(task text, settings json) returns void
+language plpgsql as $$
+begin
+  perform offstage_private.set_task(offstage_private.task_id(task), settings::jsonb);
+end $$;
+
+-- Why a job is where it is, in a sentence.
+create or replace function offstage.explain(job_id bigint) returns text
+language plpgsql stable as $$
+declare
+  j offstage_private.job;
+  t offstage_private.task;
+  q offstage_private.queue;
+  s text;
+  l record;
+begin
+  select o.* into j from offstage_private.job o where o.id = explain.job_id;
+  if not found then
+    select 'ended at ' || h.settled_at || ' as ' || h.outcome || coalesce(': ' || h.error, '') into s from offstage_private.history h
+    where h.job_id = explain.job_id and h.outcome in ('succeeded', 'failed', 'cancelled', 'removed', 'completed') order by h.settled_at desc limit 1;
+    return coalesce(s, 'unknown: there is no such job, or it has ended and its history is not kept');
+  end if;
+  select o.* into t from offstage_private.task o where o.id = j.task_id;
+  select o.* into q from offstage_private.queue o where o.id = j.queue_id;
+  s := offstage_private.state_of(j);
+  return case s
+    when 'failed' then format('failed after %s attempt(s): %s; retry_jobs tries it again', j.attempts, coalesce(j.last_error, 'no error is known'))
+    when 'scheduled' then format('scheduled for %s%s', j.run_at, case when j.attempts > 0 then format(', after failed attempt %s: %s', j.attempts, j.last_error) else '' end)
+    when 'paused' then case when t.paused then format('its task %L is paused; resume_task(%L) lets it go on', t.name, t.name)
+      else format('its queue %L is paused; resume_queue(%L) lets it go on', q.name, q.name) end
+    when 'parked' then format('its queue %L runs %s job(s) at a time and is busy; %s wait(s) in it', q.name, q.concurrency,
+      (select count(*) from (select from offstage_private.parked p where p.queue_id = j.queue_id limit 10001) x))
+    when 'waiting' then case
+      when not exists (select from offstage_private.worker w where w.dead_at is null and w.beat_at > offstage_private.clock() - 5 * w.period)
+        then 'waiting: no worker is running'
+      when not exists (select from offstage_private.worker w
+                       where w.dead_at is null and w.beat_at > offstage_private.clock() - 5 * w.period and j.task_id = any (w.tasks))
+        then format('waiting: no running worker knows the task %L', t.name)
+      else 'waiting for a free slot of a worker' end
+    else coalesce((select format('attempt %s is running on worker %s (pid %s on %s) since %s', j.attempts + 1, w.id, w.pid, w.host, o.claimed_at)
+      || case when w.dead_at is not null then '; that worker is dead, it will be rescued' else '' end
+      from offstage_private.lease_of(j) o join offstage_private.worker w on w.id = o.worker_id), 'between two places; look again')
+  end;
+end $$;
+
+-- All jobs that have not ended. The first fifteen columns are graphile_worker's.
+create or replace view offstage.jobs as
+  select j.id, q.name as queue_name, t.name as task_identifier, j.priority, j.run_at,
+    (j.attempts + (l.claim is not null)::integer)::smallint as attempts,
+    coalesce(j.max_attempts, t.max_attempts, 25::smallint) as max_attempts,
+    j.last_error, j.added_at as created_at, j.updated_at, j.key, l.claimed_at as locked_at, 'worker-' || l.worker_id as locked_by,
+    j.revision, j.flags,
+    offstage_private.state_of(j) as state, j.crashes
+  from offstage_private.job j
+  join offstage_private.task t on t.id = j.task_id
+  left join offstage_private.queue q on q.id = j.queue_id
+  left join (
+    select e.claim, e.worker_id, e.claimed_at, x.job_id from offstage_private.lease e cross join lateral unnest(e.job_ids) x (job_id)
+  ) l on l.job_id = j.id and l.claim > j.released_claim;
+
+-- Queues with what is in them. Counts stop at 10,000.
+create or replace view offstage.queues as
+  select q.name as queue_name, q.concurrency, q.paused, cardinality(q.claims) as running,
+    (select count(*) from (select from offstage_private.parked p where p.queue_id = q.id limit 10000) x) as parked
+  from offstage_private.queue q;
+
+-- Workers that live, or died lately.
+create or replace view offstage.workers as
+  select w.id as worker_id, 'worker-' || w.id as name, w.host, w.pid, w.version, w.slots, w.started_at, w.beat_at, w.dead_at,
+    case when w.dead_at is not null then 'dead' when w.beat_at < offstage_private.clock() - 5 * w.period then 'silent'
+      when w.draining then 'draining' else 'alive' end as state,
+    array(select t.name from offstage_private.task t where t.id = any (w.tasks) order by t.name) as tasks,
+    (select count(*) from offstage_private.lease l cross join lateral unnest(l.job_ids) x (id)
+     join offstage_private.job j on j.id = x.id and j.released_claim < l.claim where l.worker_id = w.id) as running
+  from offstage_private.worker w;
+
+-- The payload of a job that has not ended. The view jobs leaves it out, because payloads are wide and may be secret.
+create or replace function offstage.job_payload(job_id bigint) returns json
+language sql stable as $$ select j.payload from offstage_private.job j where j.id = job_payload.job_id $$;

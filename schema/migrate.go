@@ -1,0 +1,213 @@
+package schema
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// Errors that callers compare with errors.Is.
+var (
+	// ErrNewer: a newer program has made a breaking change to the schema; this one must not touch it.
+	ErrNewer = errors.New("the database needs a newer Offstage")
+	// ErrOlder: the schema is missing or older than this program; migrate it.
+	ErrOlder = errors.New("the database needs a migration")
+	// ErrGraphile: the schema belongs to Graphile Worker.
+	ErrGraphile = errors.New("the schema belongs to Graphile Worker")
+)
+
+// Config says what to migrate.
+type Config struct {
+	// Schema is the name of the schema with functions and views; tables are in the one with "_private" behind.
+	// Default: "offstage". Those who switch from Graphile Worker use "graphile_worker".
+	Schema string
+	// DryRun finds out what is to be done and does nothing.
+	DryRun bool
+}
+
+func (c Config) name() string {
+	if c.Schema == "" {
+		return Default
+	}
+	return c.Schema
+}
+
+// Result is what a migration did, or would do.
+type Result struct {
+	From, To int      // versions; 0 is none
+	Applied  []string // names of the steps
+	Newer    bool     // the database is newer, in ways that this program can live with
+}
+
+// Migrate brings the schema up to date, all of it or nothing, in one transaction. Any number of processes may call it
+// at once: one works, the others wait for it. The caller must be the owner of the schemas, or may CREATE in the database.
+func Migrate(ctx context.Context, conn *pgx.Conn, cfg Config) (Result, error) {
+	name := cfg.name()
+	if err := CheckName(name); err != nil {
+		return Result{}, err
+	}
+	tx, err := conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
+	if err != nil {
+		return Result{}, fmt.Errorf("migrate: %w", err)
+	}
+	defer tx.Rollback(context.WithoutCancel(ctx))
+	if !cfg.DryRun {
+		// One lock for all schemas of a database: two installations may share extensions of the catalog.
+		if _, err := tx.Exec(ctx, `select pg_advisory_xact_lock(7331, 1), set_config('search_path', '', true)`); err != nil {
+			return Result{}, fmt.Errorf("migrate: %w", err)
+		}
+	}
+	found, err := inspect(ctx, tx, name)
+	if err != nil {
+		return Result{}, fmt.Errorf("migrate: %w", err)
+	}
+	res := Result{From: found.version, To: Version()}
+	if found.version > Version() {
+		if found.breaking > Version() {
+			return res, newer(name, found)
+		}
+		res.To, res.Newer = found.version, true
+		return res, nil
+	}
+	for _, m := range migrations() {
+		if m.version > found.version {
+			res.Applied = append(res.Applied, fmt.Sprintf("%04d_%s", m.version, m.name))
+		}
+	}
+	if cfg.DryRun || len(res.Applied) == 0 {
+		return res, nil
+	}
+	if _, err := tx.Exec(ctx, script(name, found)); err != nil {
+		return res, fmt.Errorf("migrate schema %s: %w", name, explain(err))
+	}
+	if err := tx.Commit(ctx); err != nil {
+		return res, fmt.Errorf("migrate: %w", err)
+	}
+	return res, nil
+}
+
+// Dump is the SQL that Migrate would run to come from one version (0: an empty database) to the current one, as a
+// script for psql or another migration tool.
+func Dump(schema string, from int) (string, error) {
+	if schema == "" {
+		schema = Default
+	}
+	if err := CheckName(schema); err != nil {
+		return "", err
+	}
+	if from < 0 || from > Version() {
+		return "", fmt.Errorf("dump: version %d is not between 0 and %d", from, Version())
+	}
+	head := "-- Offstage, schema " + schema + fmt.Sprintf(", version %d to %d\nbegin;\nselect pg_advisory_xact_lock(7331, 1);\n", from, Version())
+	return head + script(schema, state{version: from}) + "commit;\n", nil
+}
+
+// Check says whether the schema fits this program: nil, ErrOlder, ErrNewer or ErrGraphile, wrapped with what to do.
+func Check(ctx context.Context, conn *pgx.Conn, schema string) error {
+	if schema == "" {
+		schema = Default
+	}
+	if err := CheckName(schema); err != nil {
+		return err
+	}
+	found, err := inspect(ctx, conn, schema)
+	switch {
+	case err != nil:
+		return err
+	case found.breaking > Version():
+		return newer(schema, found)
+	case found.version < Version():
+		return fmt.Errorf("schema %q has version %d, this program needs %d: run offstage migrate%s: %w",
+			schema, found.version, Version(), flag(schema), ErrOlder)
+	}
+	return nil
+}
+
+func flag(schema string) string {
+	if schema == Default {
+		return ""
+	}
+	return " --schema " + schema
+}
+
+func newer(schema string, found state) error {
+	return fmt.Errorf("schema %q has version %d with the breaking migration %d, this program knows versions up to %d: install a newer Offstage: %w",
+		schema, found.version, found.breaking, Version(), ErrNewer)
+}
+
+// state is what is installed.
+type state struct {
+	version    int  // 0: nothing
+	breaking   int  // the newest breaking migration
+	api, inner bool // the two schemas exist
+}
+
+type querier interface {
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
+func inspect(ctx context.Context, db querier, schema string) (state, error) {
+	var s state
+	var graphile, ours, reserved bool
+	err := db.QueryRow(ctx, `
+		select exists (select from pg_catalog.pg_namespace where nspname = $1),
+		  exists (select from pg_catalog.pg_namespace where nspname = $1 || '_private'),
+		  exists (select from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+		    where n.nspname = $1 and c.relname in ('_private_jobs', 'jobs') and c.relkind in ('r', 'p')),
+		  exists (select from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+		    where n.nspname = $1 || '_private' and c.relname = 'migration' and c.relkind = 'r'),
+		  exists (select from pg_catalog.pg_get_keywords() where word = $1 and catcode in ('R', 'T'))`, schema).
+		Scan(&s.api, &s.inner, &graphile, &ours, &reserved)
+	switch {
+	case err != nil:
+		return s, err
+	case reserved:
+		return s, fmt.Errorf("schema name %q is not allowed: it is a reserved word of SQL", schema)
+	case graphile:
+		return s, fmt.Errorf("schema %q holds a Graphile Worker installation: nothing was changed; "+
+			"choose another name with --schema, or take it over with offstage adopt: %w", schema, ErrGraphile)
+	case !ours:
+		return s, nil
+	}
+	err = db.QueryRow(ctx, `select coalesce(max(version), 0), coalesce(max(version) filter (where breaking), 0) from `+schema+`_private.migration`).
+		Scan(&s.version, &s.breaking)
+	return s, err
+}
+
+// script is the SQL from the state found to the current version; the functions come last, as a whole.
+func script(schema string, found state) string {
+	var b strings.Builder
+	if !found.api {
+		b.WriteString("create schema if not exists offstage;\n")
+	}
+	if !found.inner {
+		b.WriteString("create schema if not exists offstage_private;\n")
+	}
+	for _, m := range migrations() {
+		if m.version > found.version {
+			b.WriteString(m.sql)
+			fmt.Fprintf(&b, "insert into offstage_private.migration (version, name, breaking) values (%d, '%s', %t);\n", m.version, m.name, m.breaking)
+		}
+	}
+	b.WriteString(functions())
+	return rename(b.String(), schema)
+}
+
+// explain says where in the source an error of the script is, and what to do about missing rights.
+func explain(err error) error {
+	var pg *pgconn.PgError
+	if !errors.As(err, &pg) {
+		return err
+	}
+	if pg.Code == "42501" {
+		return fmt.Errorf("%w (the role needs CREATE on the database, or both schemas made for it and owned by it)", err)
+	}
+	if pg.Where != "" {
+		return fmt.Errorf("%w (%s)", err, pg.Where)
+	}
+	return err
+}
