@@ -1,0 +1,53 @@
+package store
+
+import (
+	"encoding/json"
+)
+
+// Settle ends attempts of one worker.
+type Settle struct {
+	Worker  int32
+	Claims  []int64 // of attempts that succeeded
+	JobIDs  []int64
+	Results []*string // JSON; nil when none has one
+	Logs    []*string // nil when none has one
+	Endings []Ending  // of the others
+	Emptied []int64   // leases whose settles have all been answered
+}
+
+// Ending is how an attempt ended that did not just succeed.
+type Ending struct {
+	Claim   int64           `json:"claim"`
+	JobID   int64           `json:"job_id"`
+	Ending  string          `json:"ending"` // retry, fail, cancel, snooze, release or finished
+	Error   string          `json:"error,omitempty"`
+	Delay   *float64        `json:"delay,omitempty"` // seconds
+	Payload json.RawMessage `json:"payload,omitempty"`
+	Log     string          `json:"log,omitempty"`
+	QueueID *int32          `json:"queue_id,omitempty"` // after finish()
+}
+
+// Verdict names an attempt that was not settled: busy (send it again) or lost.
+type Verdict struct {
+	Claim, JobID int64
+	Verdict      string
+}
+
+func (s *Settle) args() []any {
+	var endings any
+	if len(s.Endings) > 0 {
+		b, err := json.Marshal(s.Endings)
+		if err != nil {
+			panic("store: endings are always JSON: " + err.Error()) // payloads were JSON when they came
+		}
+		endings = string(b)
+	}
+	var results, logs any
+	if s.Results != nil {
+		results = s.Results
+	}
+	if s.Logs != nil {
+		logs = s.Logs
+	}
+	return []any{s.Worker, s.Claims, s.JobIDs, results, logs, endings, s.Emptied}
+}

@@ -1,0 +1,155 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Task is a task that a worker registers.
+type Task struct {
+	Name     string          `json:"name"`
+	Settings json.RawMessage `json:"settings,omitempty"`
+}
+
+// Registered is what a worker gets.
+type Registered struct {
+	Worker int32
+	Tasks  []int32
+	Period time.Duration
+}
+
+// Register makes a worker.
+func (s *Store) Register(ctx context.Context, conn *pgx.Conn, host string, pid int, version string, slots int, tasks []Task) (r Registered, err error) {
+	b, err := json.Marshal(tasks)
+	if err != nil {
+		return r, err
+	}
+	err = conn.QueryRow(ctx, s.fn(`select worker_id, task_ids, period from offstage.register($1, $2, $3, $4, $5)`),
+		host, pid, version, slots, string(b)).Scan(&r.Worker, &r.Tasks, &r.Period)
+	return r, Fault(err)
+}
+
+// TaskSettings are those of a task that its worker must know.
+type TaskSettings struct {
+	ID          int32
+	Name        string
+	MaxAttempts int16
+	Timeout     *time.Duration
+	Revision    int32
+}
+
+// TaskSettings asks for them.
+func (s *Store) TaskSettings(ctx context.Context, conn *pgx.Conn, ids []int32) ([]TaskSettings, error) {
+	rows, err := conn.Query(ctx, s.fn(`select task_id, task, max_attempts, timeout, revision from offstage.task_settings($1)`), ids)
+	if err != nil {
+		return nil, Fault(err)
+	}
+	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[TaskSettings])
+	return all, Fault(err)
+}
+
+// Beat is what a heartbeat answers.
+type Beat struct {
+	Alive     bool
+	Period    time.Duration
+	Leases    []int64          // that the worker still holds
+	Cancelled map[int64]string // running jobs that are to be cancelled, with the reason
+	Settings  int64            // changes when a task's settings have changed
+	Breaking  int              // newest breaking migration
+}
+
+// Heartbeat says that the worker lives.
+func (s *Store) Heartbeat(ctx context.Context, conn *pgx.Conn, worker int32, draining bool) (b Beat, err error) {
+	var ids []int64
+	var reasons []string
+	var settings *int64
+	var breaking *int
+	err = conn.QueryRow(ctx, s.fn(`select period, claims, cancelled, reasons, settings, breaking from offstage.heartbeat($1, $2)`), worker, draining).
+		Scan(&b.Period, &b.Leases, &ids, &reasons, &settings, &breaking)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return b, nil
+	}
+	if err != nil {
+		return b, Fault(err)
+	}
+	b.Alive = true
+	for i, id := range ids {
+		if b.Cancelled == nil {
+			b.Cancelled = map[int64]string{}
+		}
+		b.Cancelled[id] = reasons[i]
+	}
+	if settings != nil {
+		b.Settings = *settings
+	}
+	if breaking != nil {
+		b.Breaking = *breaking
+	}
+	return b, nil
+}
+
+// SignOff ends the worker.
+func (s *Store) SignOff(ctx context.Context, conn *pgx.Conn, worker int32) error {
+	_, err := conn.Exec(ctx, s.fn(`select offstage.sign_off($1)`), worker)
+	return Fault(err)
+}
+
+// StartSuspect is called before a job runs that has crashed a worker before. False: the claim is gone.
+func (s *Store) StartSuspect(ctx context.Context, conn *pgx.Conn, worker int32, claim, job int64) (held bool, err error) {
+	err = conn.QueryRow(ctx, s.fn(`select offstage.start_suspect($1, $2, $3)`), worker, claim, job).Scan(&held)
+	return held, Fault(err)
+}
+
+// Row is the part of a connection, pool or transaction that Progress and Finish need.
+type Row interface {
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
+// Progress stores how far a running job is. False: the claim is gone.
+func (s *Store) Progress(ctx context.Context, db Row, worker int32, claim, job int64, percent float32, message string) (held bool, err error) {
+	err = db.QueryRow(ctx, s.fn(`select offstage.progress($1, $2, $3, $4, $5)`), worker, claim, job, percent, message).Scan(&held)
+	return held, Fault(err)
+}
+
+// Finish ends a running job in the caller's transaction. False: the claim is gone.
+func (s *Store) Finish(ctx context.Context, db Row, worker int32, claim, job int64, result *string) (held bool, err error) {
+	err = db.QueryRow(ctx, s.fn(`select offstage.finish($1, $2, $3, $4::text::json)`), worker, claim, job, result).Scan(&held)
+	return held, Fault(err)
+}
+
+// Promote gives tickets to jobs whose time has come. Next is when to come again at the latest (zero: nothing is
+// scheduled); busy says that another worker is at it.
+func (s *Store) Promote(ctx context.Context, conn *pgx.Conn, limit int) (n int, next time.Duration, busy bool, err error) {
+	var wait *float64
+	err = conn.QueryRow(ctx, s.fn(`select n, case when next_at < 'infinity' then extract(epoch from next_at - clock_timestamp())::float8 end from offstage.promote($1)`), limit).
+		Scan(&n, &wait)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return 0, 0, true, nil
+	}
+	if wait != nil {
+		next = max(time.Duration(*wait*float64(time.Second)), time.Microsecond)
+	}
+	return n, next, false, Fault(err)
+}
+
+// Rescue gives the jobs of dead workers back.
+func (s *Store) Rescue(ctx context.Context, conn *pgx.Conn, worker int32) (n int, err error) {
+	err = conn.QueryRow(ctx, s.fn(`select offstage.rescue($1)`), worker).Scan(&n)
+	return n, Fault(err)
+}
+
+// Tidy throws away what nobody needs.
+func (s *Store) Tidy(ctx context.Context, conn *pgx.Conn) error {
+	_, err := conn.Exec(ctx, s.fn(`select offstage.tidy()`))
+	return Fault(err)
+}
+
+// Recall gives back what a claim took whose answer was lost: the leases of this worker that it does not know of.
+func (s *Store) Recall(ctx context.Context, conn *pgx.Conn, worker int32, known []int64) (n int, err error) {
+	err = conn.QueryRow(ctx, s.fn(`select offstage.recall($1, $2)`), worker, known).Scan(&n)
+	return n, Fault(err)
+}

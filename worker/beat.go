@@ -1,0 +1,137 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/offstage-dev/offstage"
+	"github.com/offstage-dev/offstage/internal/store"
+	"github.com/offstage-dev/offstage/internal/wake"
+)
+
+// A worker is dead for others when five beats are missing. It must have let go by itself before: at three it claims
+// nothing more, at four its attempts are cancelled. Beats count from when they were sent, on this process's own
+// clock, so that a stopped process (SIGSTOP, a suspended machine) knows as soon as it goes on.
+const (
+	quietAfter = 3
+	letGoAfter = 4
+)
+
+// beater beats once a period, and at once when kicked.
+func (s *session) beater(ctx context.Context) error {
+	var conn *pgx.Conn
+	defer func() {
+		if conn != nil {
+			wake.Close(conn)
+		}
+	}()
+	settings := int64(-1)
+	for failures := 0; ; {
+		period := time.Duration(s.period.Load())
+		sent := time.Now()
+		beat, err := func() (store.Beat, error) {
+			ctx, cancel := context.WithTimeout(ctx, 2*period)
+			defer cancel()
+			if conn == nil {
+				c, err := s.w.connect(ctx)
+				if err != nil {
+					return store.Beat{}, err
+				}
+				conn = c
+			}
+			beat, err := s.store.Heartbeat(ctx, conn, s.id, s.turns.stopping.Load())
+			if err == nil && beat.Alive && beat.Settings != settings {
+				all, err := s.store.TaskSettings(ctx, conn, s.taskIDs)
+				if err != nil {
+					return beat, err
+				}
+				s.know(all)
+				settings = beat.Settings
+			}
+			return beat, err
+		}()
+		wait := period
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil:
+			failures++
+			s.log.Warn("heartbeat failed", "error", err, "failures", failures)
+			if conn != nil {
+				wake.Close(conn)
+				conn = nil
+			}
+			if errors.Is(err, offstage.ErrNotInstalled) {
+				s.turns.end(err)
+			}
+			wait = min(wake.Backoff(failures), period)
+		case !beat.Alive:
+			s.turns.end(errDeclaredDead)
+			return nil
+		default:
+			failures = 0
+			s.lastBeat.Store(&sent)
+			s.period.Store(int64(beat.Period))
+			s.cancelled.Store(&beat.Cancelled)
+			s.cancelJobs(beat.Cancelled)
+			if err := s.checkVersion(beat.Breaking); err != nil {
+				s.turns.endGracefully(err)
+			}
+			s.turns.unstick()
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-s.beatNow:
+		case <-time.After(wait):
+		}
+	}
+}
+
+// watchdog acts while no beat lands.
+func (s *session) watchdog(ctx context.Context) error {
+	letGo := false
+	for {
+		period := time.Duration(s.period.Load())
+		silent := time.Since(*s.lastBeat.Load())
+		s.turns.hold(silent > quietAfter*period)
+		if silent > letGoAfter*period {
+			if !letGo {
+				letGo = true
+				s.log.Error("no heartbeat has landed for too long: cancelling all attempts, before others may take the jobs", "silent", silent)
+			}
+			s.each(func(a *attempt) { a.cancel(offstage.ErrLost) })
+		} else {
+			letGo = false
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(period / 8):
+		}
+	}
+}
+
+// cancelJobs cancels the running attempts among these jobs. What is ready is looked up when it starts.
+func (s *session) cancelJobs(reasons map[int64]string) {
+	if len(reasons) == 0 {
+		return
+	}
+	s.each(func(a *attempt) {
+		if reason, ok := reasons[a.job.ID]; ok {
+			a.cancel(cancelledBy(reason))
+		}
+	})
+}
+
+// each calls f for every attempt that runs.
+func (s *session) each(f func(*attempt)) {
+	for i := range s.current {
+		if a := s.current[i].Load(); a != nil {
+			f(a)
+		}
+	}
+}

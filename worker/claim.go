@@ -1,0 +1,521 @@
+package worker
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/offstage-dev/offstage"
+	"github.com/offstage-dev/offstage/internal/store"
+	"github.com/offstage-dev/offstage/internal/wake"
+)
+
+// A turn is one round trip: it settles what has ended and claims what fits. One turner, the lead, does them all while
+// the load is light; the second one joins while jobs are so short that the database is the bottleneck.
+//
+// When the lead turns:
+//
+//	settling   at once while nothing waits to be started; else when a batch is full, or its oldest is 2 ms old
+//	hot        while work flows: looks every millisecond, and nobody has to wake it; ends 25 ms after the last job
+//	falling    takes the sleep locks and looks once more at everything; goes on looking, ever more rarely, until
+//	asleep     all transactions older than its locks have ended: then every add wakes it. Polls now and then
+//
+// There is nothing to tune: it fetches ahead as much as its slots run in 50 ms, as measured, and not at all while jobs
+// are long.
+const (
+	maxBatch     = 1000                  // jobs in one turn: what a lease holds
+	fetchAhead   = 50 * time.Millisecond // worth of jobs
+	settleWithin = 2 * time.Millisecond
+	hotLook      = time.Millisecond
+	hotFor       = 25 * time.Millisecond
+	hotAfter     = 6                     // claims that brought work,
+	hotWithin    = 10 * time.Millisecond // within this time
+	againAfter   = 2 * time.Millisecond
+	fullLook     = 20 * time.Millisecond // how often everything is looked at while hot,
+	fullShare    = 20                    // and at most one part in so many of the time
+	busyAfter    = 50 * time.Millisecond
+	turnTimeout  = 30 * time.Second
+	joinAt       = 100 // jobs in a batch for the second turner to join
+)
+
+type markKey struct {
+	lane     int32
+	priority int16
+}
+
+// turns is what the turners share. Everything is under session.mu, but for the atomics.
+type turns struct {
+	s        *session
+	kicks    [2]chan struct{} // lead, second
+	stopping atomic.Bool
+	over     chan struct{} // closed when nothing more will be settled
+	halt     chan struct{} // closed to stop gracefully, for fatal
+	isOver   bool
+	fatal    error // why
+
+	queue      []*attempt // ended, to be settled
+	busy       []*attempt // held by somebody's transaction; settled later
+	busyAt     time.Time  // when to try those
+	claimed    int        // attempts that are not settled yet
+	running    atomic.Int32
+	lastStart  atomic.Int64
+	wantFlying int
+	flying     int           // turns under way
+	leases     map[int64]int // attempts of each that are not settled
+	emptied    []int64       // leases that are to be deleted
+	uncertain  bool          // the answer of a claim was lost
+	single     bool          // a batch was refused: settle one by one, to find out which
+	held       bool          // heartbeats do not land
+
+	average  time.Duration // of an attempt; 0 is unknown
+	marks    map[markKey]store.Mark
+	more     bool // there may be tickets
+	wakes    int
+	full     bool // everything is to be looked at
+	fullAt   time.Time
+	fullCost time.Duration
+	againAt  time.Time
+	works    [hotAfter]time.Time
+	hotTill  time.Time
+	locked   bool  // the lead's connection holds the sleep locks
+	horizon  int64 // asleep once all transactions before this one have ended; 0: asleep
+	lookAt   time.Time
+	looks    int
+	pollAt   time.Time
+	idle     bool // the last full look brought nothing
+}
+
+func (t *turns) init(s *session) {
+	t.s = s
+	t.kicks = [2]chan struct{}{make(chan struct{}, 1), make(chan struct{}, 1)}
+	t.over, t.halt = make(chan struct{}), make(chan struct{})
+	t.leases = map[int64]int{}
+	t.marks = map[markKey]store.Mark{}
+	t.more, t.full = true, true
+}
+
+// plan is what a turn is to do.
+type plan struct {
+	batch  []*attempt
+	settle *store.Settle
+	claim  *store.Claim
+	want   int
+	full   bool
+	wakes  int
+	recall []int64
+	began  time.Time
+}
+
+// turner is the loop of one of the two.
+func (s *session) turner(lead bool) error {
+	t := &s.turns
+	which := 0
+	if !lead {
+		which = 1
+	}
+	var conn *pgx.Conn
+	defer func() {
+		if conn != nil {
+			wake.Close(conn)
+		}
+	}()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for failures := 0; ; {
+		p, wait, done := t.next(lead)
+		if done {
+			return t.fatal
+		}
+		if p == nil {
+			timer.Reset(wait)
+			select {
+			case <-t.kicks[which]:
+			case <-timer.C:
+			case <-t.over:
+			}
+			continue
+		}
+		var err error
+		conn, err = s.turn(conn, p)
+		if err == nil {
+			failures = 0
+			continue
+		}
+		failures++
+		t.failed(p, err, lead)
+		if failures > 1 || !isData(err) {
+			s.log.Warn("claim and settle failed, will try again", "error", err, "failures", failures)
+			select {
+			case <-time.After(wake.Backoff(failures)):
+			case <-t.over:
+			}
+		}
+	}
+}
+
+// turn does what p says, over conn, which it makes when it is nil and gives up when it fails.
+func (s *session) turn(conn *pgx.Conn, p *plan) (*pgx.Conn, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.base), turnTimeout)
+	defer cancel()
+	if conn == nil {
+		var err error
+		if conn, err = s.w.connect(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if p.recall != nil {
+		n, err := s.store.Recall(ctx, conn, s.id, p.recall)
+		if err != nil {
+			wake.Close(conn)
+			return nil, err
+		}
+		if n > 0 {
+			s.log.Info("gave back jobs of a claim whose answer was lost", "jobs", n)
+		}
+		s.turns.recalled()
+		return conn, nil
+	}
+	unsettled, look, err := s.store.Turn(ctx, conn, p.settle, p.claim)
+	if err != nil {
+		if !isData(err) {
+			wake.Close(conn)
+			return nil, err
+		}
+		return conn, err
+	}
+	s.turns.done(p, unsettled, look)
+	return conn, nil
+}
+
+// isData says that the server refused what a statement contained, not that it could not be reached.
+func isData(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && (pg.Code[:2] == "22" || pg.Code[:2] == "23" || pg.Code[:2] == "54")
+}
+
+// next decides: do p, or wait so long (or for a kick), or be done.
+func (t *turns) next(lead bool) (p *plan, wait time.Duration, done bool) {
+	t.s.mu.Lock()
+	defer t.s.mu.Unlock()
+	now := time.Now()
+	wait = time.Second
+	if t.isOver {
+		return nil, 0, true
+	}
+	if t.stopping.Load() && t.claimed == 0 && t.flying == 0 && len(t.emptied) == 0 {
+		t.finish(t.fatal)
+		return nil, 0, true
+	}
+	if t.uncertain {
+		if t.flying > 0 {
+			return nil, wait, false
+		}
+		return t.take(&plan{recall: t.known(), began: now}), 0, false
+	}
+	if len(t.busy) > 0 && !now.Before(t.busyAt) {
+		t.queue, t.busy = append(t.queue, t.busy...), nil
+	}
+
+	ready, want := len(t.s.ready), t.want()
+	batch := min(max(t.ahead()/2, 1), maxBatch/2)
+	settle := false
+	if n := len(t.queue); n > 0 {
+		age := now.Sub(t.queue[0].endedAt)
+		settle = ready == 0 || n >= batch || age >= settleWithin || t.stopping.Load()
+		if !settle {
+			wait = settleWithin - age
+		}
+	}
+	claim := want > 0 && t.more && (want >= batch || ready == 0) && !now.Before(t.againAt)
+	hot := now.Before(t.hotTill)
+
+	if !lead {
+		if !hot || batch < joinAt || t.flying == 0 || !(claim || settle && len(t.queue) >= joinAt) || t.locked {
+			return nil, time.Second, false
+		}
+		return t.take(t.plan(now, true, claim, 0)), 0, false
+	}
+
+	switch {
+	case settle || claim:
+		// A look along with a settle costs little. It is left out only where a wake is certain.
+		sleep := 0
+		if hot && t.locked {
+			sleep = -1
+		}
+		with := claim || want > 0 && (!t.locked || t.horizon != 0 || hot || hasQueue(t.queue))
+		if now.Before(t.againAt) {
+			with = claim
+		}
+		return t.take(t.plan(now, settle, with, sleep)), 0, false
+	case t.stopping.Load():
+		if len(t.emptied) > 0 && t.claimed == 0 && t.flying == 0 {
+			return t.take(t.plan(now, true, false, 0)), 0, false
+		}
+		return nil, wait, false
+	case want <= 0 || t.held:
+		return nil, wait, false
+	case t.more && now.Before(t.againAt):
+		return nil, min(wait, t.againAt.Sub(now)), false
+	case t.more: // waits for a larger batch
+		return nil, min(wait, settleWithin), false
+	case hot:
+		if due := t.lookAt.Sub(now); due > 0 {
+			return nil, min(wait, due), false
+		}
+		return t.take(t.plan(now, false, true, 0)), 0, false
+	case !t.locked: // falling asleep
+		t.full = true
+		return t.take(t.plan(now, len(t.emptied) > 0, true, 1)), 0, false
+	case t.full && !now.Before(t.fullDue()), !now.Before(t.pollAt):
+		t.full = true
+		return t.take(t.plan(now, false, true, 2)), 0, false
+	case t.s.once && t.idle && t.claimed == 0 && t.flying == 0:
+		t.finish(nil)
+		return nil, 0, true
+	case t.horizon != 0:
+		if due := t.lookAt.Sub(now); due > 0 {
+			return nil, min(wait, due), false
+		}
+		t.full = true
+		return t.take(t.plan(now, false, true, 2)), 0, false
+	}
+	if t.full {
+		wait = min(wait, t.fullDue().Sub(now))
+	}
+	if len(t.busy) > 0 {
+		wait = min(wait, t.busyAt.Sub(now))
+	}
+	return nil, min(wait, t.pollAt.Sub(now)), false
+}
+
+func hasQueue(batch []*attempt) bool {
+	return slices.ContainsFunc(batch, func(a *attempt) bool { return a.queue != nil })
+}
+
+// ahead is how many jobs to claim beyond the slots.
+func (t *turns) ahead() int {
+	if t.average == 0 || t.s.once {
+		return 0
+	}
+	return int(min(fetchAhead*time.Duration(t.s.cfg.Jobs)/t.average, maxBatch))
+}
+
+// want is how many jobs may be claimed now.
+func (t *turns) want() int {
+	if t.stopping.Load() || t.held {
+		return 0
+	}
+	return min(t.s.cfg.Jobs+t.ahead()-len(t.s.ready)-int(t.running.Load())-t.wantFlying, maxBatch)
+}
+
+// fullDue is when everything may be looked at again: at most a small share of the time is spent so.
+func (t *turns) fullDue() time.Time {
+	return t.fullAt.Add(fullShare * t.fullCost)
+}
+
+func (t *turns) plan(now time.Time, settle, claim bool, sleep int) *plan {
+	p := &plan{began: now, wakes: t.wakes}
+	if settle {
+		n := min(len(t.queue), maxBatch)
+		if t.single {
+			n = min(n, 1)
+		}
+		p.batch = slices.Clone(t.queue[:n])
+		t.queue = slices.Delete(t.queue, 0, n)
+		p.settle = t.settleOf(p.batch)
+	}
+	if want := t.want(); claim && want > 0 {
+		p.want = want
+		p.full = (t.full || now.Sub(t.fullAt) > fullLook) && !now.Before(t.fullDue()) || sleep == 1
+		p.claim = &store.Claim{Worker: t.s.id, Want: want, Tasks: t.s.taskIDs, Forbidden: t.s.cfg.ForbiddenFlags, Sleep: sleep}
+		if !p.full {
+			for _, m := range t.marks {
+				p.claim.Marks = append(p.claim.Marks, m)
+			}
+		}
+	}
+	return p
+}
+
+// take counts p as under way.
+func (t *turns) take(p *plan) *plan {
+	t.flying++
+	t.wantFlying += p.want
+	return p
+}
+
+func (t *turns) known() []int64 {
+	known := slices.Clone(t.emptied)
+	for l := range t.leases {
+		known = append(known, l)
+	}
+	return append(known, 0)
+}
+
+func (t *turns) recalled() {
+	t.s.mu.Lock()
+	defer t.s.mu.Unlock()
+	t.flying--
+	t.uncertain = false
+	t.more, t.full = true, true
+}
+
+// done takes in what a turn brought.
+func (t *turns) done(p *plan, unsettled []store.Verdict, look store.Look) {
+	t.s.mu.Lock()
+	now := time.Now()
+	t.flying--
+	t.wantFlying -= p.want
+	if p.settle != nil {
+		t.settled(p, unsettled)
+	}
+	if p.claim != nil {
+		t.looked(p, look, now)
+	}
+	attempts := make([]*attempt, len(look.Jobs))
+	slices.SortFunc(look.Jobs, func(a, b store.Claimed) int {
+		return cmp.Or(cmp.Compare(a.Priority, b.Priority), a.RunAt.Compare(b.RunAt), cmp.Compare(a.JobID, b.JobID))
+	})
+	for i, c := range look.Jobs {
+		attempts[i] = t.s.newAttempt(c)
+		t.leases[attempts[i].lease()]++
+	}
+	t.claimed += len(attempts)
+	for _, a := range attempts {
+		if t.stopping.Load() { // the claim was under way when the slots went
+			a.ending, a.endedAt = a.end("release", nil), now
+			t.queue = append(t.queue, a)
+			continue
+		}
+		t.s.ready <- a // never blocks: there is room for all that want() asks for
+	}
+	wakeLead := len(t.queue) > 0 || t.stopping.Load()
+	flood := t.ahead() >= 2*joinAt && t.more
+	t.s.mu.Unlock()
+	if wakeLead {
+		kick(t.kicks[0])
+	}
+	if flood {
+		kick(t.kicks[1])
+	}
+}
+
+// looked learns from what a look brought.
+func (t *turns) looked(p *plan, look store.Look, now time.Time) {
+	got := len(look.Jobs)
+	short := got < p.want && !look.Again
+	if p.full {
+		t.fullAt = now
+		t.fullCost = max(now.Sub(p.began)-5*time.Millisecond, 0)
+		if p.wakes == t.wakes {
+			t.full = false
+		}
+		if !short {
+			clear(t.marks) // it did not come to the end, so that what lies between is unknown
+		}
+	}
+	mark := func(m store.Mark) {
+		key := markKey{m.Lane, m.Priority}
+		old, ok := t.marks[key]
+		if !ok || cmp.Or(old.RunAt.Compare(m.RunAt), cmp.Compare(old.JobID, m.JobID)) < 0 {
+			t.marks[key] = m
+		}
+	}
+	for _, c := range look.Jobs {
+		mark(store.Mark{Lane: c.Lane, Priority: c.Priority, RunAt: c.RunAt, JobID: c.JobID})
+	}
+	for _, m := range look.Marks {
+		mark(m)
+	}
+	if len(t.marks) > 512 {
+		clear(t.marks)
+	}
+	if p.wakes == t.wakes {
+		t.more = !short
+	}
+	if look.Again {
+		t.againAt = now.Add(againAfter)
+	}
+	if got > 0 {
+		first := t.works[0]
+		copy(t.works[:], t.works[1:])
+		t.works[hotAfter-1] = now
+		if now.Before(t.hotTill) || now.Sub(first) < hotWithin {
+			t.hotTill = now.Add(hotFor)
+		}
+		t.looks = 0
+	}
+	t.idle = p.full && short && got == 0 && p.wakes == t.wakes
+	t.lookAt = now.Add(hotLook)
+	switch p.claim.Sleep {
+	case -1:
+		t.locked = false
+	case 1:
+		t.locked, t.horizon, t.looks = true, look.Next, 0
+	}
+	if p.claim.Sleep > 0 {
+		if look.Oldest >= t.horizon {
+			t.horizon = 0
+		} else {
+			t.looks++
+			t.lookAt = now.Add(min(hotLook<<min(t.looks-1, 10), 100*time.Millisecond))
+		}
+	}
+	t.pollAt = now.Add(t.s.cfg.PollInterval - time.Duration(now.UnixNano()%int64(t.s.cfg.PollInterval/5+1)))
+}
+
+// failed puts a turn's work back.
+func (t *turns) failed(p *plan, err error, lead bool) {
+	t.s.mu.Lock()
+	defer t.s.mu.Unlock()
+	t.flying--
+	t.wantFlying -= p.want
+	if p.claim != nil && !isData(err) {
+		t.uncertain = true
+	}
+	if lead {
+		t.locked = false // with the connection; taking them twice does no harm
+	}
+	t.queue = append(slices.Clone(p.batch), t.queue...)
+	if p.settle != nil {
+		t.emptied = append(t.emptied, p.settle.Emptied...)
+	}
+	t.more, t.full = true, true
+	switch {
+	case errors.Is(err, offstage.ErrLost):
+		t.finish(errDeclaredDead)
+	case errors.Is(err, offstage.ErrNotInstalled):
+		t.finish(err)
+	case isData(err) && len(p.batch) == 1 && t.single:
+		t.refused(p.batch[0], err)
+	case isData(err):
+		t.single = true
+	}
+}
+
+// wakeUp says that there may be tickets anywhere.
+func (s *session) wakeUp() {
+	s.mu.Lock()
+	s.turns.wakes++
+	s.turns.more, s.turns.full = true, true
+	s.mu.Unlock()
+	kick(s.turns.kicks[0])
+}
+
+// hold stops claiming, or lets it go on.
+func (t *turns) hold(on bool) {
+	t.s.mu.Lock()
+	changed := t.held != on
+	t.held = on
+	t.s.mu.Unlock()
+	if changed {
+		kick(t.kicks[0])
+	}
+}

@@ -1,0 +1,58 @@
+package worker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/offstage-dev/offstage"
+)
+
+var errNoAttempt = errors.New("the context is not that of an attempt")
+
+// Progress stores how far the attempt of ctx is, in percent, with a message for people. ErrLost: the claim is gone, stop.
+func Progress(ctx context.Context, percent float32, message string) error {
+	a, ok := ctx.Value(attemptKey{}).(*attempt)
+	if !ok {
+		return fmt.Errorf("progress: %w", errNoAttempt)
+	}
+	held, err := a.s.store.Progress(ctx, a.s.w.pool, a.s.id, a.claim, a.job.ID, percent, storable(message, 1000))
+	if err == nil && !held {
+		err = offstage.ErrLost
+	}
+	if err != nil {
+		return fmt.Errorf("progress: %w", err)
+	}
+	return nil
+}
+
+// Complete ends the job of ctx as succeeded inside tx: what the handler has written in tx and the job's end become true
+// together, or not at all. Then commit, and return nil. ErrLost: the claim is gone; roll back and return.
+// The result is stored instead of what the handler returns.
+func Complete(ctx context.Context, tx pgx.Tx, result any) error {
+	a, ok := ctx.Value(attemptKey{}).(*attempt)
+	if !ok {
+		return fmt.Errorf("complete: %w", errNoAttempt)
+	}
+	var text *string
+	if result != nil {
+		b, err := json.Marshal(result)
+		if err != nil {
+			return fmt.Errorf("complete: the result does not encode to JSON: %w", err)
+		}
+		s := string(b)
+		text = &s
+	}
+	a.finishing = true
+	held, err := a.s.store.Finish(ctx, tx, a.s.id, a.claim, a.job.ID, text)
+	if err == nil && !held {
+		err = offstage.ErrLost
+	}
+	if err != nil {
+		return fmt.Errorf("complete: %w", err)
+	}
+	return nil
+}

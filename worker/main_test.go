@@ -1,0 +1,169 @@
+package worker_test
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/offstage-dev/offstage"
+	"github.com/offstage-dev/offstage/internal/pgtest"
+	"github.com/offstage-dev/offstage/worker"
+)
+
+func TestMain(m *testing.M) { pgtest.Main(m) }
+
+// stage is a database with a client, for workers of one test.
+type stage struct {
+	t      *testing.T
+	db     *pgtest.DB
+	pool   *pgxpool.Pool
+	client *offstage.Client
+}
+
+func newStage(t *testing.T) *stage {
+	t.Helper()
+	t.Parallel()
+	db := pgtest.New(t)
+	return onStage(t, db)
+}
+
+func onStage(t *testing.T, db *pgtest.DB) *stage {
+	pool := db.Pool(t)
+	client, err := offstage.New(pool, offstage.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(client.Close)
+	return &stage{t, db, pool, client}
+}
+
+// quiet is a logger for tests; OFFSTAGE_TEST_LOG=1 shows it.
+func quiet() *slog.Logger {
+	if os.Getenv("OFFSTAGE_TEST_LOG") != "" {
+		return slog.New(slog.NewTextHandler(os.Stderr, nil))
+	}
+	return slog.New(slog.NewTextHandler(io.Discard, nil))
+}
+
+func (s *stage) worker(cfg worker.Config) *worker.Worker {
+	s.t.Helper()
+	if cfg.Log == nil {
+		cfg.Log = quiet()
+	}
+	w, err := worker.New(s.pool, cfg)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return w
+}
+
+// run runs w until stop is called, or the test ends; stop answers what Run returned.
+func (s *stage) run(w *worker.Worker) (stop func() error) {
+	s.t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- w.Run(ctx) }()
+	stopped := false
+	var result error
+	stop = func() error {
+		if stopped {
+			return result
+		}
+		stopped = true
+		cancel()
+		select {
+		case result = <-done:
+		case <-time.After(time.Minute):
+			s.t.Error("the worker did not stop within a minute")
+		}
+		return result
+	}
+	s.t.Cleanup(func() {
+		if err := stop(); err != nil {
+			s.t.Errorf("run: %v", err)
+		}
+	})
+	return stop
+}
+
+// ctx ends with the test, or after a minute.
+func (s *stage) ctx() context.Context {
+	ctx, cancel := context.WithTimeout(s.t.Context(), time.Minute)
+	s.t.Cleanup(cancel)
+	return ctx
+}
+
+func (s *stage) add(task string, payload any, opts ...offstage.Options) int64 {
+	s.t.Helper()
+	id, err := s.client.Add(s.ctx(), task, payload, opts...)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return id
+}
+
+func (s *stage) exec(sql string, args ...any) {
+	s.t.Helper()
+	if _, err := s.pool.Exec(s.ctx(), sql, args...); err != nil {
+		s.t.Fatalf("%s: %v", sql, err)
+	}
+}
+
+// one is the only value of a query.
+func one[T any](s *stage, sql string, args ...any) (v T) {
+	s.t.Helper()
+	if err := s.pool.QueryRow(s.ctx(), sql, args...).Scan(&v); err != nil {
+		s.t.Fatalf("%s: %v", sql, err)
+	}
+	return v
+}
+
+// outcome waits until the job has ended.
+func (s *stage) outcome(id int64) offstage.Status {
+	s.t.Helper()
+	var st offstage.Status
+	s.eventually(func() bool {
+		var err error
+		st, err = s.client.Status(s.ctx(), id)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		return st.Outcome != ""
+	}, "job %d has not ended", id)
+	return st
+}
+
+func (s *stage) eventually(ok func() bool, format string, args ...any) {
+	s.t.Helper()
+	deadline := time.After(30 * time.Second)
+	for tick := time.NewTicker(5 * time.Millisecond); !ok(); {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			s.t.Fatalf(format, args...)
+		}
+	}
+}
+
+// empty checks that nothing is left of any job.
+func (s *stage) empty() {
+	s.t.Helper()
+	for _, table := range []string{"job", "ticket", "scheduled", "parked", "cancellation"} {
+		if n := one[int](s, "select count(*) from offstage_private."+table); n != 0 {
+			s.t.Errorf("%d rows are left in %s", n, table)
+		}
+	}
+	if n := one[int](s, "select coalesce(sum(cardinality(claims)), 0) from offstage_private.queue"); n != 0 {
+		s.t.Errorf("%d slots of queues are still taken", n)
+	}
+}
+
+// history are the outcomes of a job, in order.
+func (s *stage) history(id int64) []string {
+	return one[[]string](s, "select coalesce(array_agg(outcome order by settled_at, claim), '{}') from offstage_private.history where job_id = $1", id)
+}

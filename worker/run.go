@@ -1,0 +1,230 @@
+package worker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/offstage-dev/offstage"
+	"github.com/offstage-dev/offstage/internal/store"
+	"github.com/offstage-dev/offstage/internal/wake"
+)
+
+// attempt is one try of one job, from claim to settle. A turner makes it, a runner runs it, a turner settles it; each
+// hands it on and does not touch it again. cancel may be called by anybody once it is in session.current.
+type attempt struct {
+	s       *session
+	job     *offstage.Job
+	claim   int64
+	queue   *int32
+	crashes int16
+	expired bool
+	timeout time.Duration
+	handler Handler
+	cancel  context.CancelCauseFunc
+	lines   lines
+
+	finishing bool // the handler called Complete
+	abandoned bool // its job was released while it still runs; under session.mu
+	tries     int  // to settle it
+	took      time.Duration
+	endedAt   time.Time
+	ending    store.Ending // Ending "" is success
+	result    json.RawMessage
+}
+
+type attemptKey struct{}
+
+func (a *attempt) lease() int64 { return a.claim &^ 1023 }
+
+func (s *session) newAttempt(c store.Claimed) *attempt {
+	k := (*s.tasks.Load())[c.TaskID]
+	a := &attempt{
+		s: s, claim: c.Claim, queue: c.QueueID, crashes: c.Crashes, expired: c.Expired, timeout: k.timeout, handler: k.handler,
+		job: &offstage.Job{
+			ID: c.JobID, Task: k.name, Payload: c.Payload, Priority: int(c.Priority), RunAt: c.RunAt, AddedAt: c.AddedAt,
+			Attempt: int(c.Attempt), MaxAttempts: k.maxAttempts, State: offstage.Running,
+		},
+	}
+	if c.MaxAttempts != nil {
+		a.job.MaxAttempts = int(*c.MaxAttempts)
+	}
+	if c.QueueName != nil {
+		a.job.Queue, a.job.HasQueue = *c.QueueName, true
+	}
+	if c.Key != nil {
+		a.job.Key = *c.Key
+	}
+	if c.LastError != nil {
+		a.job.LastError = *c.LastError
+	}
+	if c.Flags != nil {
+		var set map[string]bool
+		if json.Unmarshal(c.Flags, &set) == nil {
+			for f := range set {
+				a.job.Flags = append(a.job.Flags, f)
+			}
+		}
+	}
+	if c.Timeout != nil {
+		a.timeout = *c.Timeout
+	}
+	if c.Traceparent != nil {
+		a.job.Traceparent = *c.Traceparent
+	}
+	return a
+}
+
+// attempt runs a and hands it to the turners.
+func (s *session) attempt(i int, a *attempt) {
+	started := time.Now()
+	returned := false
+	defer func() {
+		s.current[i].Store(nil)
+		if !returned {
+			a.ending = a.endingOf(errors.New("the handler ended its goroutine (runtime.Goexit)"), nil)
+		}
+		a.endedAt = time.Now()
+		a.took = a.endedAt.Sub(started)
+		if a.cancel != nil {
+			a.cancel(nil)
+		}
+		s.turns.ended(a)
+	}()
+
+	ctx, cancel := context.WithCancelCause(s.base)
+	a.cancel = cancel
+	ctx = context.WithValue(ctx, attemptKey{}, a)
+	s.current[i].Store(a)
+	s.turns.started()
+	if reason, ok := (*s.cancelledNow())[a.job.ID]; ok {
+		cancel(cancelledBy(reason))
+	}
+	a.result, a.ending = a.run(ctx)
+	returned = true
+}
+
+func (s *session) cancelledNow() *map[int64]string {
+	if m := s.cancelled.Load(); m != nil {
+		return m
+	}
+	return &map[int64]string{}
+}
+
+func (a *attempt) run(ctx context.Context) (json.RawMessage, store.Ending) {
+	switch {
+	case ctx.Err() != nil:
+		return nil, a.endingOf(context.Cause(ctx), context.Cause(ctx))
+	case a.expired:
+		return nil, a.endingOf(offstage.Cancel(errors.New("expired before it was started (expires_at)")), nil)
+	case a.handler == nil:
+		return nil, a.end("release", nil) // its task was renamed under us
+	case a.crashes > 0:
+		// It was running, or about to, when a worker died. Alone, and marked: if this worker dies too, it was this job.
+		a.s.suspect.Lock()
+		defer a.s.suspect.Unlock()
+		if held, err := a.markSuspect(ctx); err != nil || !held {
+			return nil, a.end("release", err)
+		}
+	}
+	if a.timeout > 0 {
+		var stop context.CancelFunc
+		ctx, stop = context.WithTimeoutCause(ctx, a.timeout, fmt.Errorf("%w after %s", offstage.ErrTimeout, a.timeout))
+		defer stop()
+	}
+	if a.s.cfg.LogJobs {
+		a.s.cfg.Log.Info("started", "job_id", a.job.ID, "task", a.job.Task, "attempt", a.job.Attempt)
+	}
+	result, err := perform(ctx, a.handler, a.job)
+	if err == nil && result != nil && !json.Valid(result) {
+		result, err = nil, fmt.Errorf("the result of task %s is not JSON", a.job.Task)
+	}
+	ending := store.Ending{Claim: a.claim, JobID: a.job.ID}
+	if err != nil || a.finishing {
+		ending = a.endingOf(err, context.Cause(ctx))
+	}
+	if a.s.cfg.LogJobs {
+		if err != nil {
+			a.s.cfg.Log.Warn("failed", "job_id", a.job.ID, "task", a.job.Task, "attempt", a.job.Attempt, "settle", ending.Ending, "error", err)
+		} else {
+			a.s.cfg.Log.Info("succeeded", "job_id", a.job.ID, "task", a.job.Task, "attempt", a.job.Attempt)
+		}
+	}
+	return result, ending
+}
+
+// perform runs the handler and turns panics into errors.
+func perform(ctx context.Context, handler Handler, job *offstage.Job) (result json.RawMessage, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v\n%s", p, stack())
+		}
+	}()
+	return handler(ctx, job)
+}
+
+func (a *attempt) markSuspect(ctx context.Context) (bool, error) {
+	conn, err := a.s.w.connect(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer wake.Close(conn)
+	return a.s.store.StartSuspect(ctx, conn, a.s.id, a.claim, a.job.ID)
+}
+
+// endingOf decides how an attempt is settled that ended with err, under a context that had ended for cause.
+func (a *attempt) endingOf(err, cause error) store.Ending {
+	var control *offstage.Control
+	var partial *PartialError
+	switch {
+	case err == nil:
+		return a.end("finished", nil)
+	case errors.As(err, &control):
+		e := a.end(control.Verb, control.Err)
+		if control.Verb == "snooze" || control.Verb == "retry" {
+			seconds := control.Delay.Seconds()
+			e.Delay = &seconds
+		}
+		return e
+	case errors.Is(cause, offstage.ErrCancelled):
+		return a.end("cancel", cause)
+	case errors.Is(cause, offstage.ErrStopping), errors.Is(cause, offstage.ErrLost):
+		return a.end("release", cause)
+	case errors.Is(cause, offstage.ErrTimeout) && !errors.Is(err, offstage.ErrTimeout):
+		return a.end("retry", fmt.Errorf("%w: %w", cause, err))
+	case errors.As(err, &partial):
+		e := a.end("retry", err)
+		e.Payload = partial.Left
+		return e
+	}
+	return a.end("retry", err)
+}
+
+func (a *attempt) end(ending string, err error) store.Ending {
+	e := store.Ending{Claim: a.claim, JobID: a.job.ID, Ending: ending}
+	if err != nil {
+		e.Error = storable(err.Error(), 16<<10)
+	}
+	if a.finishing {
+		e.QueueID = a.queue
+	}
+	return e
+}
+
+// storable makes a text that PostgreSQL takes: valid UTF-8, without NUL, at most n bytes.
+func storable(text string, n int) string {
+	if len(text) > n {
+		cut := n
+		for cut > 0 && !utf8.RuneStart(text[cut]) {
+			cut--
+		}
+		text = text[:cut] + "…"
+	}
+	return strings.ReplaceAll(strings.ToValidUTF8(text, "\uFFFD"), "\x00", "\uFFFD")
+}
+
+func cancelledBy(reason string) error { return fmt.Errorf("%w: %s", offstage.ErrCancelled, reason) }

@@ -1,0 +1,288 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/offstage-dev/offstage"
+	"github.com/offstage-dev/offstage/internal/maintain"
+	"github.com/offstage-dev/offstage/internal/store"
+	"github.com/offstage-dev/offstage/internal/wake"
+	"github.com/offstage-dev/offstage/schema"
+)
+
+// errDeclaredDead ends a session whose worker has been declared dead.
+var errDeclaredDead = errors.New("declared dead")
+
+// session is one identity of a worker in the database, from register to sign_off. Its goroutines:
+//
+//	runner ×Jobs  start what is in ready, put what has ended into ended            run.go
+//	turner ×2     settle what has ended and claim what fits, in one round trip     claim.go, settle.go
+//	beater        heartbeats; learns of cancelled jobs, settings, its own death    beat.go
+//	watchdog      stops claiming, then cancels attempts, while no heartbeat lands  beat.go
+//	chores        promote, rescue, tidy                                            internal/maintain
+//	listener      wakes                                                            internal/wake
+//
+// Fields under mu belong to whoever holds it; the others say who writes them.
+type session struct {
+	w       *Worker
+	cfg     Config
+	store   *store.Store
+	log     *slog.Logger
+	id      int32
+	taskIDs []int32
+	once    bool
+
+	base       context.Context // of attempts: lives until they are cancelled all together
+	cancelBase context.CancelCauseFunc
+
+	ready   chan *attempt             // claimed, not started; turners send, runners receive
+	current []atomic.Pointer[attempt] // what each runner runs; runner i writes current[i]
+	suspect sync.Mutex                // held while a job runs that has crashed a worker before
+
+	tasks     atomic.Pointer[map[int32]known]  // beater writes
+	cancelled atomic.Pointer[map[int64]string] // beater writes
+	period    atomic.Int64                     // of heartbeats, ns; beater writes
+	lastBeat  atomic.Pointer[time.Time]        // when the last one that landed was sent; beater writes
+	beatNow   chan struct{}
+	chore     chan struct{} // kicks promote
+
+	mu    sync.Mutex
+	turns turns
+}
+
+// known is a task of this worker, with its settings.
+type known struct {
+	name        string
+	handler     Handler
+	timeout     time.Duration
+	maxAttempts int
+}
+
+// open registers the worker.
+func (w *Worker) open(ctx context.Context) (*session, error) {
+	conn, err := w.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer wake.Close(conn)
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	var tasks []store.Task
+	for _, name := range w.order {
+		tasks = append(tasks, store.Task{Name: name, Settings: w.tasks[name].settings})
+	}
+	sent := time.Now()
+	r, err := w.store.Register(ctx, conn, host, os.Getpid(), offstage.Version, w.cfg.Jobs, tasks)
+	if err != nil {
+		return nil, err
+	}
+	s := &session{
+		w: w, cfg: w.cfg, store: w.store, id: r.Worker, taskIDs: r.Tasks,
+		log:     w.cfg.Log.With("worker", r.Worker),
+		ready:   make(chan *attempt, w.cfg.Jobs+2*maxBatch),
+		current: make([]atomic.Pointer[attempt], w.cfg.Jobs),
+		beatNow: make(chan struct{}, 1),
+		chore:   make(chan struct{}, 1),
+	}
+	s.period.Store(int64(r.Period))
+	s.lastBeat.Store(&sent)
+	s.turns.init(s)
+	settings, err := w.store.TaskSettings(ctx, conn, r.Tasks)
+	if err != nil {
+		return nil, err
+	}
+	s.know(settings)
+	return s, nil
+}
+
+func (s *session) know(settings []store.TaskSettings) {
+	m := make(map[int32]known, len(settings))
+	for _, t := range settings {
+		k := known{name: t.Name, handler: s.w.tasks[t.Name].handler, maxAttempts: int(t.MaxAttempts)}
+		if t.Timeout != nil {
+			k.timeout = *t.Timeout
+		}
+		m[t.ID] = k
+	}
+	s.tasks.Store(&m)
+}
+
+// run works until ctx ends (or, with once, until nothing is left), stops gracefully and signs off.
+func (s *session) run(ctx context.Context, once bool) error {
+	s.once = once
+	s.base, s.cancelBase = context.WithCancelCause(context.WithoutCancel(ctx))
+	defer s.cancelBase(nil)
+
+	// Three circles that end one after another: what claims, what runs, what keeps the claims alive meanwhile.
+	alive, stopAlive := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopAlive()
+	var keepers errgroup.Group
+	keepers.Go(func() error { return s.beater(alive) })
+	keepers.Go(func() error { return s.watchdog(alive) })
+	if once {
+		if err := s.promoteOnce(ctx); err != nil {
+			s.log.Warn("promote", "error", err)
+		}
+	}
+	chores := maintain.Chores{
+		Store: s.store, Connect: s.w.connect, Worker: s.id, Log: s.log, Kick: s.chore, Promoted: s.wakeUp,
+		Period: func() time.Duration { return time.Duration(s.period.Load()) },
+	}
+	keepers.Go(func() error { return chores.Run(alive) })
+	listener := wake.Listener{Connect: s.w.connect, Channels: []string{"offstage:wake", "offstage:cancel"}, On: s.heard, Log: s.log}
+	keepers.Go(func() error { return listener.Run(alive) })
+
+	var runners errgroup.Group
+	for i := range s.current {
+		s.goRunner(&runners, i)
+	}
+	var turners errgroup.Group
+	turners.Go(func() error { return s.turner(true) })
+	turners.Go(func() error { return s.turner(false) })
+
+	s.log.Info("worker is ready", "tasks", len(s.taskIDs), "slots", s.cfg.Jobs, "schema", s.cfg.Schema)
+	stopped := s.stopper(ctx, &runners)
+	err := turners.Wait() // ends when everything has been settled, or cannot be any more
+	s.cancelBase(offstage.ErrLost)
+	<-stopped
+	stopAlive()
+	keepers.Wait()
+	if err == nil {
+		s.signOff()
+		s.log.Info("worker has stopped")
+	}
+	return err
+}
+
+// stopper brings the session to its end when ctx ends or the turners are done: no new claims, what is ready goes back,
+// what runs may finish for StopGrace, then is cancelled, then left alone.
+func (s *session) stopper(ctx context.Context, runners *errgroup.Group) <-chan struct{} {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		select {
+		case <-ctx.Done():
+			s.log.Info("worker is stopping", "running", s.runningNow())
+		case <-s.turns.halt:
+		case <-s.turns.over:
+		}
+		s.turns.stop()
+		idle := make(chan struct{})
+		go func() { runners.Wait(); close(idle) }()
+		select {
+		case <-idle:
+			return
+		case <-s.turns.over: // declared dead: nothing that still runs can be settled
+			s.cancelBase(offstage.ErrLost)
+		case <-time.After(s.cfg.StopGrace):
+			s.log.Warn("worker: grace period is over, cancelling what still runs", "running", s.runningNow())
+			s.cancelBase(offstage.ErrStopping)
+		}
+		select {
+		case <-idle:
+		case <-time.After(abandonAfter):
+			s.log.Error("worker: handlers ignore their cancelled context; their jobs are released and may run twice", "running", s.runningNow())
+			s.abandon()
+		}
+	}()
+	return done
+}
+
+// abandonAfter is how long a handler may take to return once its context was cancelled for good.
+const abandonAfter = 2 * time.Second
+
+func (s *session) goRunner(g *errgroup.Group, i int) {
+	g.Go(func() error {
+		ended := false
+		defer func() {
+			if !ended { // a handler called runtime.Goexit
+				s.goRunner(g, i)
+			}
+		}()
+		for a := range s.ready {
+			s.attempt(i, a)
+		}
+		ended = true
+		return nil
+	})
+}
+
+func (s *session) runningNow() (n int) {
+	for i := range s.current {
+		if s.current[i].Load() != nil {
+			n++
+		}
+	}
+	return n
+}
+
+// heard gets notifications; their payload is the schema.
+func (s *session) heard(channel, payload string) {
+	if channel != "" && payload != s.cfg.Schema {
+		return
+	}
+	if channel == "offstage:cancel" {
+		kick(s.beatNow)
+		return
+	}
+	kick(s.chore)
+	s.wakeUp()
+}
+
+func (s *session) signOff() {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	conn, err := s.w.connect(ctx)
+	if err == nil {
+		err = s.store.SignOff(ctx, conn, s.id)
+		wake.Close(conn)
+	}
+	if err != nil {
+		s.log.Warn("worker: could not sign off; others will find it dead", "error", err)
+	}
+}
+
+func (s *session) promoteOnce(ctx context.Context) error {
+	conn, err := s.w.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer wake.Close(conn)
+	for {
+		n, _, busy, err := s.store.Promote(ctx, conn, maxBatch)
+		if err != nil || busy || n < maxBatch {
+			return err
+		}
+	}
+}
+
+// checkVersion ends the session when a newer program has made a breaking change.
+func (s *session) checkVersion(breaking int) error {
+	if breaking <= schema.Version() {
+		return nil
+	}
+	return fmt.Errorf("worker: the database was migrated to version %d, this program knows versions up to %d; stopping: %w",
+		breaking, schema.Version(), schema.ErrNewer)
+}
+
+func kick(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// stack is the stack of a panic, without the frames of this package.
+func stack() string { return string(debug.Stack()) }

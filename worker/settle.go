@@ -1,0 +1,212 @@
+package worker
+
+import (
+	"errors"
+	"time"
+
+	"github.com/offstage-dev/offstage/internal/store"
+)
+
+// finishTries is how often settling is tried while the transaction in which a handler called Complete has not
+// committed; every 50 ms.
+const finishTries = 100
+
+func (t *turns) started() {
+	t.running.Add(1)
+	t.lastStart.Store(time.Now().UnixNano())
+}
+
+// ended takes an attempt that has run.
+func (t *turns) ended(a *attempt) {
+	t.running.Add(-1)
+	t.s.mu.Lock()
+	if a.abandoned {
+		t.s.mu.Unlock()
+		return
+	}
+	t.queue = append(t.queue, a)
+	n := len(t.queue)
+	if t.average == 0 {
+		t.average = max(a.took, 1)
+	} else {
+		t.average = max((t.average*15+a.took)/16, 1)
+	}
+	batch := min(max(t.ahead()/2, 1), maxBatch/2)
+	t.s.mu.Unlock()
+	if n == 1 || n == batch || len(t.s.ready) == 0 {
+		kick(t.kicks[0])
+	}
+	if n == batch && batch >= joinAt {
+		kick(t.kicks[1])
+	}
+}
+
+// settleOf is the call that settles these attempts.
+func (t *turns) settleOf(batch []*attempt) *store.Settle {
+	s := &store.Settle{Worker: t.s.id, Emptied: t.emptied}
+	t.emptied = nil
+	for _, a := range batch {
+		log := a.lines.text()
+		if a.ending.Ending != "" {
+			e := a.ending
+			e.Log = log
+			s.Endings = append(s.Endings, e)
+			continue
+		}
+		s.Claims = append(s.Claims, a.claim)
+		s.JobIDs = append(s.JobIDs, a.job.ID)
+		if a.result != nil {
+			s.Results = fill(s.Results, len(s.JobIDs), string(a.result))
+		}
+		if log != "" {
+			s.Logs = fill(s.Logs, len(s.JobIDs), log)
+		}
+	}
+	if s.Results != nil {
+		s.Results = pad(s.Results, len(s.JobIDs))
+	}
+	if s.Logs != nil {
+		s.Logs = pad(s.Logs, len(s.JobIDs))
+	}
+	return s
+}
+
+func pad(list []*string, n int) []*string {
+	for len(list) < n {
+		list = append(list, nil)
+	}
+	return list
+}
+
+func fill(list []*string, n int, text string) []*string {
+	list = pad(list, n)
+	list[n-1] = &text
+	return list
+}
+
+// settled takes the answer: everything is settled but the named ones.
+func (t *turns) settled(p *plan, unsettled []store.Verdict) {
+	verdicts := make(map[int64]string, len(unsettled))
+	for _, v := range unsettled {
+		verdicts[v.Claim] = v.Verdict
+	}
+	for _, a := range p.batch {
+		switch verdicts[a.claim] {
+		case "busy":
+			a.tries++
+			if a.ending.Ending == "finished" && a.tries > finishTries {
+				a.ending = a.end("retry", errors.New("the handler called Complete in a transaction that was not committed"))
+			}
+			if len(t.busy) == 0 {
+				t.busyAt = time.Now().Add(busyAfter)
+			}
+			t.busy = append(t.busy, a)
+			continue
+		case "lost":
+			t.s.log.Warn("the claim was lost, the result was refused; history says so", "job_id", a.job.ID, "task", a.job.Task, "attempt", a.job.Attempt)
+		}
+		t.claimed--
+		if l := a.lease(); t.leases[l] > 1 {
+			t.leases[l]--
+		} else {
+			delete(t.leases, l)
+			t.emptied = append(t.emptied, l)
+		}
+	}
+	if len(t.queue) == 0 {
+		t.single = false
+	}
+}
+
+// refused is for an attempt that the database will not take as it is: its job fails, with the reason, instead of
+// holding up all the others.
+func (t *turns) refused(a *attempt, err error) {
+	t.s.log.Error("the database refuses how an attempt ended", "job_id", a.job.ID, "task", a.job.Task, "error", err)
+	a.result, a.lines = nil, lines{}
+	a.ending = a.end("retry", err)
+	a.ending.Payload = nil
+}
+
+// stop begins the end: no more claims, what is ready goes back.
+func (t *turns) stop() {
+	t.s.mu.Lock()
+	if !t.stopping.Swap(true) {
+		t.release()
+		close(t.s.ready) // runners end; done() sends no more, for it sees stopping under mu
+	}
+	t.s.mu.Unlock()
+	kick(t.kicks[0])
+	kick(t.kicks[1])
+}
+
+// release gives back what is ready.
+func (t *turns) release() {
+	for {
+		select {
+		case a := <-t.s.ready:
+			a.ending, a.endedAt = a.end("release", nil), time.Now()
+			t.queue = append(t.queue, a)
+		default:
+			return
+		}
+	}
+}
+
+// unstick gives back what was fetched ahead when all slots have been stuck for a second: jobs have become long.
+func (t *turns) unstick() {
+	if len(t.s.ready) == 0 || time.Now().UnixNano()-t.lastStart.Load() < int64(time.Second) {
+		return
+	}
+	t.s.mu.Lock()
+	if !t.stopping.Load() {
+		t.average = time.Second
+		t.release()
+	}
+	t.s.mu.Unlock()
+	kick(t.kicks[0])
+}
+
+// abandon releases the jobs of attempts that do not return.
+func (s *session) abandon() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.each(func(a *attempt) {
+		if a.abandoned {
+			return
+		}
+		a.abandoned = true
+		s.turns.queue = append(s.turns.queue, &attempt{
+			s: s, job: a.job, claim: a.claim, endedAt: time.Now(),
+			ending: store.Ending{Claim: a.claim, JobID: a.job.ID, Ending: "release"},
+		})
+	})
+	kick(s.turns.kicks[0])
+}
+
+// end ends the session at once: nothing can be settled any more.
+func (t *turns) end(err error) {
+	t.s.mu.Lock()
+	defer t.s.mu.Unlock()
+	t.finish(err)
+}
+
+// endGracefully stops as Run's context would, and ends with err.
+func (t *turns) endGracefully(err error) {
+	t.s.mu.Lock()
+	first := t.fatal == nil
+	t.fatal = err
+	t.s.mu.Unlock()
+	if first {
+		t.s.log.Error("worker is stopping", "error", err)
+		close(t.halt)
+	}
+}
+
+// finish is the end. mu is held.
+func (t *turns) finish(err error) {
+	if !t.isOver {
+		t.isOver = true
+		t.fatal = err
+		close(t.over)
+	}
+}
