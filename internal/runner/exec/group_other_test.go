@@ -1,0 +1,6 @@
+//go:build unix && !linux
+
+package exec
+
+// adoptOrphans does nothing here: process 1 reaps orphans.
+func adoptOrphans() {}
