@@ -369,6 +369,10 @@ func (t *turns) recalled() {
 
 // done takes in what a turn brought.
 func (t *turns) done(p *plan, unsettled []store.Verdict, look store.Look) {
+	slices.SortFunc(look.Jobs, func(a, b store.Claimed) int {
+		return cmp.Or(cmp.Compare(a.Priority, b.Priority), a.RunAt.Compare(b.RunAt), cmp.Compare(a.JobID, b.JobID))
+	})
+	attempts := t.s.newAttempts(look.Jobs)
 	t.s.mu.Lock()
 	now := time.Now()
 	t.flying--
@@ -379,13 +383,8 @@ func (t *turns) done(p *plan, unsettled []store.Verdict, look store.Look) {
 	if p.claim != nil {
 		t.looked(p, look, now)
 	}
-	attempts := make([]*attempt, len(look.Jobs))
-	slices.SortFunc(look.Jobs, func(a, b store.Claimed) int {
-		return cmp.Or(cmp.Compare(a.Priority, b.Priority), a.RunAt.Compare(b.RunAt), cmp.Compare(a.JobID, b.JobID))
-	})
-	for i, c := range look.Jobs {
-		attempts[i] = t.s.newAttempt(c)
-		t.leases[attempts[i].lease()]++
+	if len(attempts) > 0 {
+		t.leases[attempts[0].lease()] = len(attempts)
 	}
 	t.claimed += len(attempts)
 	for _, a := range attempts {

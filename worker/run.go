@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -41,42 +43,36 @@ type attemptKey struct{}
 
 func (a *attempt) lease() int64 { return a.claim &^ 1023 }
 
-func (s *session) newAttempt(c store.Claimed) *attempt {
-	k := (*s.tasks.Load())[c.TaskID]
-	a := &attempt{
-		s: s, claim: c.Claim, queue: c.QueueID, crashes: c.Crashes, expired: c.Expired, timeout: k.timeout, handler: k.handler,
-		job: &offstage.Job{
+// newAttempts are the attempts of what one claim brought.
+func (s *session) newAttempts(claimed []store.Claimed) []*attempt {
+	all := make([]*attempt, len(claimed))
+	attempts := make([]attempt, len(claimed)) // two allocations instead of two a job
+	jobs := make([]offstage.Job, len(claimed))
+	tasks := *s.tasks.Load()
+	for i := range claimed {
+		c, a, job := &claimed[i], &attempts[i], &jobs[i]
+		k := tasks[c.TaskID]
+		a.s, a.job, a.claim, a.queue, a.crashes, a.expired, a.timeout, a.handler = s, job, c.Claim, c.QueueID, c.Crashes, c.Expired, k.timeout, k.handler
+		if c.Timeout > 0 {
+			a.timeout = c.Timeout
+		}
+		*job = offstage.Job{
 			ID: c.JobID, Task: k.name, Payload: c.Payload, Priority: int(c.Priority), RunAt: c.RunAt, AddedAt: c.AddedAt,
 			Attempt: int(c.Attempt), MaxAttempts: k.maxAttempts, State: offstage.Running,
-		},
-	}
-	if c.MaxAttempts != nil {
-		a.job.MaxAttempts = int(*c.MaxAttempts)
-	}
-	if c.QueueName != nil {
-		a.job.Queue, a.job.HasQueue = *c.QueueName, true
-	}
-	if c.Key != nil {
-		a.job.Key = *c.Key
-	}
-	if c.LastError != nil {
-		a.job.LastError = *c.LastError
-	}
-	if c.Flags != nil {
-		var set map[string]bool
-		if json.Unmarshal(c.Flags, &set) == nil {
-			for f := range set {
-				a.job.Flags = append(a.job.Flags, f)
+			Queue: c.QueueName, HasQueue: c.QueueID != nil, Key: c.Key, LastError: c.LastError, Traceparent: c.Traceparent,
+		}
+		if c.MaxAttempts > 0 {
+			job.MaxAttempts = int(c.MaxAttempts)
+		}
+		if c.Flags != nil {
+			var set map[string]bool
+			if json.Unmarshal(c.Flags, &set) == nil {
+				job.Flags = slices.Sorted(maps.Keys(set))
 			}
 		}
+		all[i] = a
 	}
-	if c.Timeout != nil {
-		a.timeout = *c.Timeout
-	}
-	if c.Traceparent != nil {
-		a.job.Traceparent = *c.Traceparent
-	}
-	return a
+	return all
 }
 
 // attempt runs a and hands it to the turners.

@@ -159,11 +159,36 @@ func (s *session) run(ctx context.Context, once bool) error {
 	<-stopped
 	stopAlive()
 	keepers.Wait()
-	if err == nil {
+	switch {
+	case errors.Is(err, errDeclaredDead):
+		s.lastWords()
+	case err == nil || errors.Is(err, schema.ErrNewer):
 		s.signOff()
 		s.log.Info("worker has stopped")
 	}
 	return err
+}
+
+// lastWords sends what a dead worker could not settle any more. It is refused, and history says so.
+func (s *session) lastWords() {
+	s.mu.Lock()
+	batch := append(s.turns.queue, s.turns.busy...)
+	p := &plan{batch: batch, settle: s.turns.settleOf(batch)}
+	s.mu.Unlock()
+	if len(batch) == 0 {
+		return
+	}
+	s.log.Warn("worker: results came too late and are refused", "jobs", len(batch))
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	conn, err := s.w.connect(ctx)
+	if err == nil {
+		_, _, err = s.store.Turn(ctx, conn, p.settle, nil)
+		wake.Close(conn)
+	}
+	if err != nil {
+		s.log.Warn("worker: could not record the refused results", "error", err)
+	}
 }
 
 // stopper brings the session to its end when ctx ends or the turners are done: no new claims, what is ready goes back,

@@ -1,11 +1,13 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 )
 
 // Mark is how far looks have come in one lane at one priority.
@@ -35,16 +37,16 @@ type Claimed struct {
 	RunAt        time.Time
 	TaskID       int32
 	Attempt      int16
-	MaxAttempts  *int16 // nil: the task's
+	MaxAttempts  int16 // 0: the task's
 	Crashes      int16
 	AddedAt      time.Time
 	QueueID      *int32
-	QueueName    *string
-	Key          *string
+	QueueName    string
+	Key          string
 	Flags        []byte
-	LastError    *string
-	Timeout      *time.Duration // of this job; nil: the task's
-	Traceparent  *string
+	LastError    string
+	Timeout      time.Duration // of this job; 0: the task's
+	Traceparent  string
 	Expired      bool
 	Payload      json.RawMessage
 }
@@ -87,39 +89,79 @@ func (c *Claim) args() []any {
 	return []any{c.Worker, c.Want, c.Tasks, c.Forbidden, lanes, priorities, runAts, ids, c.Sleep}
 }
 
+// read takes the rows without an allocation for each value: this is the hot path of every worker.
 func (l *Look) read(rows pgx.Rows) error {
 	var (
-		kind            string
-		claim, job      *int64
-		lane, task      *int32
-		priority        *int16
-		attempt, maxAtt *int16
-		crashes         *int16
-		runAt, added    *time.Time
-		queue           *int32
-		expired         *bool
-		c               Claimed
+		kind                                    pgtype.DriverBytes
+		claim, job                              pgtype.Int8
+		lane, task, queue                       pgtype.Int4
+		priority, attempt, maxAttempts, crashes pgtype.Int2
+		runAt, added                            pgtype.Timestamptz
+		queueName, key, lastError, traceparent  pgtype.Text
+		flags, payload                          pgtype.DriverBytes
+		timeout                                 pgtype.Interval
+		expired                                 pgtype.Bool
+		payloads                                []byte // of all jobs, one behind the other
+		ends                                    []int
 	)
 	for rows.Next() {
-		c = Claimed{}
-		err := rows.Scan(&kind, &claim, &job, &lane, &priority, &runAt, &task, &attempt, &maxAtt, &crashes, &added, &queue,
-			&c.QueueName, &c.Key, &c.Flags, &c.LastError, &c.Timeout, &c.Traceparent, &expired, (*[]byte)(&c.Payload))
+		err := rows.Scan(&kind, &claim, &job, &lane, &priority, &runAt, &task, &attempt, &maxAttempts, &crashes, &added, &queue,
+			&queueName, &key, &flags, &lastError, &timeout, &traceparent, &expired, &payload)
 		if err != nil {
 			return err
 		}
-		switch kind {
+		switch string(kind) {
 		case "job":
-			c.Claim, c.JobID, c.Lane, c.Priority, c.RunAt, c.TaskID = *claim, *job, *lane, *priority, *runAt, *task
-			c.Attempt, c.MaxAttempts, c.Crashes, c.AddedAt, c.QueueID, c.Expired = *attempt, maxAtt, *crashes, *added, queue, *expired
+			c := Claimed{
+				Claim: claim.Int64, JobID: job.Int64, Lane: lane.Int32, Priority: priority.Int16, RunAt: instant(runAt), TaskID: task.Int32,
+				Attempt: attempt.Int16, Crashes: crashes.Int16, AddedAt: instant(added), Expired: expired.Bool,
+				MaxAttempts: maxAttempts.Int16, Key: key.String, LastError: lastError.String, Traceparent: traceparent.String,
+			}
+			if queue.Valid {
+				id := queue.Int32
+				c.QueueID, c.QueueName = &id, queueName.String
+			}
+			if flags != nil {
+				c.Flags = bytes.Clone(flags)
+			}
+			if timeout.Valid {
+				c.Timeout = duration(timeout)
+			}
 			l.Jobs = append(l.Jobs, c)
-			maxAtt, queue = nil, nil
+			payloads = append(payloads, payload...)
+			ends = append(ends, len(payloads))
 		case "mark":
-			l.Marks = append(l.Marks, Mark{*lane, *priority, *runAt, *job})
+			l.Marks = append(l.Marks, Mark{lane.Int32, priority.Int16, instant(runAt), job.Int64})
 		case "again":
 			l.Again = true
 		case "asleep":
-			l.Oldest, l.Next = *job, *claim
+			l.Oldest, l.Next = job.Int64, claim.Int64
 		}
 	}
+	from := 0
+	for i, to := range ends {
+		l.Jobs[i].Payload = payloads[from:to:to]
+		from = to
+	}
 	return rows.Err()
+}
+
+// The times of PostgreSQL that Go's cannot hold: far enough away, and they come back as they were (see store.instant).
+var (
+	past   = time.Date(-4713, 1, 1, 0, 0, 0, 0, time.UTC)
+	future = time.Date(294276, 12, 31, 0, 0, 0, 0, time.UTC)
+)
+
+func instant(t pgtype.Timestamptz) time.Time {
+	switch t.InfinityModifier {
+	case pgtype.NegativeInfinity:
+		return past
+	case pgtype.Infinity:
+		return future
+	}
+	return t.Time
+}
+
+func duration(i pgtype.Interval) time.Duration {
+	return time.Duration(i.Microseconds)*time.Microsecond + time.Duration(i.Days)*24*time.Hour + time.Duration(i.Months)*30*24*time.Hour
 }

@@ -1,0 +1,269 @@
+package worker_test
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/offstage-dev/offstage"
+	"github.com/offstage-dev/offstage/worker"
+)
+
+// Three workers, fetching ahead: no two jobs of a serial queue overlap, they come in order, none is lost, and the queue
+// never waits for a poll.
+func TestSerialQueues(t *testing.T) {
+	s := newStage(t)
+	const queues, each = 5, 200
+	var mu sync.Mutex
+	last := map[string]int{}
+	var inside [queues]atomic.Int32
+	var ran atomic.Int32
+	for range 3 {
+		w := s.worker(worker.Config{PollInterval: time.Hour})
+		worker.Handle(w, "step", func(ctx context.Context, job *worker.Job[struct{ Queue, N int }]) (none, error) {
+			if inside[job.Payload.Queue].Add(1) != 1 {
+				t.Errorf("two jobs of %s run at the same time", job.Queue)
+			}
+			mu.Lock()
+			if job.Payload.N != last[job.Queue]+1 {
+				t.Errorf("%s: job %d came after job %d", job.Queue, job.Payload.N, last[job.Queue])
+			}
+			last[job.Queue] = job.Payload.N
+			mu.Unlock()
+			inside[job.Payload.Queue].Add(-1)
+			ran.Add(1)
+			return none{}, nil
+		})
+		worker.Handle(w, "plain", func(context.Context, *worker.Job[none]) (none, error) { return none{}, nil })
+		s.run(w)
+	}
+	for q := range queues {
+		var specs []offstage.Spec
+		for n := range each {
+			specs = append(specs, offstage.Spec{Task: "step", Payload: map[string]int{"Queue": q, "N": n + 1}, Options: offstage.Options{Queue: fmt.Sprint("q", q)}},
+				offstage.Spec{Task: "plain"})
+		}
+		if _, err := s.client.AddMany(s.ctx(), specs); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.eventually(func() bool { return ran.Load() == queues*each }, "not all jobs have run")
+	s.eventually(func() bool { return one[int](s, "select count(*) from offstage_private.job") == 0 }, "jobs are left")
+	s.empty()
+}
+
+// A queue of three runs three at a time and never more, over two workers.
+func TestQueueConcurrency(t *testing.T) {
+	s := newStage(t)
+	if err := s.client.ConfigureQueue(s.ctx(), "trio", 3); err != nil {
+		t.Fatal(err)
+	}
+	var inside, ran atomic.Int32
+	together := make(chan none) // closed when three are inside
+	var once sync.Once
+	for range 2 {
+		w := s.worker(worker.Config{})
+		worker.Handle(w, "part", func(ctx context.Context, job *worker.Job[none]) (none, error) {
+			n := inside.Add(1)
+			if n > 3 {
+				t.Errorf("%d jobs of the queue run at the same time", n)
+			}
+			if n == 3 {
+				once.Do(func() { close(together) })
+			}
+			<-together
+			inside.Add(-1)
+			ran.Add(1)
+			return none{}, nil
+		})
+		s.run(w)
+	}
+	for range 40 {
+		s.add("part", nil, offstage.Options{Queue: "trio"})
+	}
+	s.eventually(func() bool { return ran.Load() == 40 }, "not all jobs have run")
+	s.eventually(func() bool { return one[int](s, "select count(*) from offstage_private.job") == 0 }, "jobs are left")
+	s.empty()
+}
+
+// With one slot the order is priority, then time, then id.
+func TestOrder(t *testing.T) {
+	s := newStage(t)
+	past := time.Now().Add(-time.Hour)
+	type want struct {
+		id       int64
+		priority int
+		at       time.Time
+	}
+	var jobs []want
+	for i := range 60 {
+		p, at := rand.IntN(3)-1, past.Add(time.Duration(rand.IntN(3))*time.Minute)
+		task := []string{"a", "b"}[i%2]
+		jobs = append(jobs, want{s.add(task, nil, offstage.Options{Priority: p, RunAt: at}), p, at})
+	}
+	slices.SortFunc(jobs, func(a, b want) int {
+		if a.priority != b.priority {
+			return a.priority - b.priority
+		}
+		if c := a.at.Compare(b.at); c != 0 {
+			return c
+		}
+		return int(a.id - b.id)
+	})
+	var got []int64
+	w := s.worker(worker.Config{Jobs: 1})
+	for _, task := range []string{"a", "b"} {
+		worker.Handle(w, task, func(ctx context.Context, job *worker.Job[none]) (none, error) {
+			got = append(got, job.ID)
+			return none{}, nil
+		})
+	}
+	if err := w.RunOnce(s.ctx()); err != nil {
+		t.Fatal(err)
+	}
+	for i, j := range jobs {
+		if i >= len(got) || got[i] != j.id {
+			t.Fatalf("order was %v, expected %v", got, jobs)
+		}
+	}
+}
+
+func TestForbiddenFlags(t *testing.T) {
+	s := newStage(t)
+	var ran sync.Map
+	w := s.worker(worker.Config{ForbiddenFlags: []string{"gpu"}})
+	worker.Handle(w, "draw", func(ctx context.Context, job *worker.Job[none]) (none, error) {
+		ran.Store(job.ID, job.Flags)
+		return none{}, nil
+	})
+	plain, flagged := s.add("draw", nil), s.add("draw", nil, offstage.Options{Flags: []string{"big"}})
+	forbidden := s.add("draw", nil, offstage.Options{Flags: []string{"big", "gpu"}})
+	if err := w.RunOnce(s.ctx()); err != nil {
+		t.Fatal(err)
+	}
+	for id, want := range map[int64]bool{plain: true, flagged: true, forbidden: false} {
+		if _, got := ran.Load(id); got != want {
+			t.Errorf("job %d ran: %v, expected %v", id, got, want)
+		}
+	}
+	if st, err := s.client.Status(s.ctx(), forbidden); err != nil || st.State != offstage.Waiting {
+		t.Errorf("the forbidden job is %+v, %v", st, err)
+	}
+}
+
+// RunOnce leaves nothing behind that can run, though all jobs share queues.
+func TestRunOnce(t *testing.T) {
+	s := newStage(t)
+	var ran atomic.Int32
+	w := s.worker(worker.Config{})
+	worker.Handle(w, "share", func(context.Context, *worker.Job[none]) (none, error) {
+		ran.Add(1)
+		return none{}, nil
+	})
+	for i := range 50 {
+		s.add("share", nil, offstage.Options{Queue: fmt.Sprint(i % 2)})
+	}
+	s.add("share", nil, offstage.Options{RunAt: time.Now().Add(time.Hour)})
+	s.add("unknown", nil)
+	if err := w.RunOnce(s.ctx()); err != nil {
+		t.Fatal(err)
+	}
+	if n := ran.Load(); n != 50 {
+		t.Errorf("%d jobs ran, expected 50", n)
+	}
+}
+
+// While the worker is busy, 32 adders at random priorities commit tickets in front of and behind where it looks; each
+// starts soon after.
+func TestNothingIsPassedOver(t *testing.T) {
+	s := newStage(t)
+	var mu sync.Mutex
+	started := map[int64]time.Time{}
+	w := s.worker(worker.Config{PollInterval: time.Hour})
+	worker.Handle(w, "tick", func(ctx context.Context, job *worker.Job[none]) (none, error) {
+		mu.Lock()
+		started[job.ID] = time.Now()
+		mu.Unlock()
+		return none{}, nil
+	})
+	s.run(w)
+	const adders, each = 32, 40
+	committed := make([]map[int64]time.Time, adders)
+	var g errgroup.Group
+	for i := range adders {
+		committed[i] = map[int64]time.Time{}
+		g.Go(func() error {
+			for range each {
+				tx, err := s.pool.Begin(s.ctx())
+				if err != nil {
+					return err
+				}
+				id, err := s.client.With(tx).Add(s.ctx(), "tick", nil, offstage.Options{Priority: rand.IntN(5)})
+				if err != nil {
+					return err
+				}
+				if _, err := tx.Exec(s.ctx(), "select pg_sleep($1)", rand.Float64()/50); err != nil {
+					return err
+				}
+				if err := tx.Commit(s.ctx()); err != nil {
+					return err
+				}
+				committed[i][id] = time.Now()
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	s.eventually(func() bool { mu.Lock(); defer mu.Unlock(); return len(started) == adders*each }, "not all jobs have run")
+	var waits []time.Duration
+	for _, m := range committed {
+		for id, at := range m {
+			waits = append(waits, started[id].Sub(at))
+		}
+	}
+	slices.Sort(waits)
+	p50, p99 := waits[len(waits)/2], waits[len(waits)*99/100]
+	t.Logf("committed → started: p50 %v, p99 %v, max %v", p50, p99, waits[len(waits)-1])
+	if p99 > 2*time.Second { // a lost wake would wait for the poll, an hour; the figure itself is a benchmark's
+		t.Errorf("p99 is %v", p99)
+	}
+}
+
+// Jobs that are fetched ahead go back when the slots turn out to be stuck.
+func TestFetchedAheadIsNotHoarded(t *testing.T) {
+	s := newStage(t)
+	block := make(chan none)
+	var blocked atomic.Int32
+	greedy := s.worker(worker.Config{Jobs: 2})
+	worker.Handle(greedy, "mixed", func(ctx context.Context, job *worker.Job[bool]) (none, error) {
+		if job.Payload {
+			blocked.Add(1)
+			<-block
+		}
+		return none{}, nil
+	})
+	s.run(greedy)
+	specs := make([]offstage.Spec, 3000)
+	for i := range specs {
+		specs[i] = offstage.Spec{Task: "mixed", Payload: i == 1000 || i == 1001}
+	}
+	if _, err := s.client.AddMany(s.ctx(), specs); err != nil {
+		t.Fatal(err)
+	}
+	s.eventually(func() bool { return blocked.Load() == 2 }, "the long jobs have not started")
+	other := s.worker(worker.Config{})
+	worker.Handle(other, "mixed", func(ctx context.Context, job *worker.Job[bool]) (none, error) { return none{}, nil })
+	s.run(other)
+	s.eventually(func() bool { return one[int](s, "select count(*) from offstage_private.job") == 2 }, "the other worker got no work")
+	close(block)
+	s.eventually(func() bool { return one[int](s, "select count(*) from offstage_private.job") == 0 }, "jobs are left")
+}
