@@ -1,0 +1,214 @@
+// Command bench compares Offstage with Graphile Worker on one server, in turns, so that the ratios can be
+// believed even where the machine drifts. See README.md.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+type options struct {
+	databaseURL   string
+	postgres      string
+	peerVersion   string
+	peerProcesses []int
+	rounds        int
+	only          []string
+	jobs          int
+	samples       int
+	gap           time.Duration
+	writers       int
+	seconds       time.Duration
+	timeout       time.Duration
+	self          bool
+	json          bool
+}
+
+// scenarios in the order they run.
+var scenarios = []struct {
+	name string
+	make func(o options, ours, peer system) scenario
+}{
+	{"work", work}, {"add-single", addSingle}, {"add-bulk", addBulk}, {"latency", latency},
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if len(os.Args) == 2 && os.Args[1] == childArgument {
+		if err := runChild(ctx); err != nil {
+			fatal(err)
+		}
+		return
+	}
+	o, err := parseOptions(os.Args[1:])
+	if errors.Is(err, flag.ErrHelp) {
+		return
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(2)
+	}
+	err = run(ctx, o)
+	switch {
+	case ctx.Err() != nil:
+		fmt.Fprintln(os.Stderr, "bench: interrupted, everything is cleaned up")
+		os.Exit(130)
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func parseOptions(args []string) (o options, err error) {
+	f := flag.NewFlagSet("bench", flag.ContinueOnError)
+	f.StringVar(&o.databaseURL, "database-url", "", "`URL` of a server to use, as a role that may create databases and checkpoint; default: a private one is started")
+	f.StringVar(&o.postgres, "postgres", "15", "major `version` of the private server")
+	f.StringVar(&o.peerVersion, "peer", "", "`version` of graphile-worker, 0.17 or 0.18; default: the newest that Node.js can run")
+	processes := f.String("peer-processes", "1,2", "`numbers` of graphile-worker processes to try in work")
+	f.IntVar(&o.rounds, "rounds", 3, "how `often` each variant is measured")
+	only := f.String("only", "", "`names` of the scenarios to run, separated by commas: work, add-single, add-bulk, latency; default: all")
+	f.IntVar(&o.jobs, "jobs", 200_000, "`number` of jobs in work and add-bulk")
+	f.IntVar(&o.samples, "samples", 1000, "`number` of jobs in latency")
+	f.DurationVar(&o.gap, "gap", 20*time.Millisecond, "mean `pause` between jobs in latency")
+	f.IntVar(&o.writers, "writers", 32, "`calls` in flight in add-single")
+	f.DurationVar(&o.seconds, "seconds", 3*time.Second, "`duration` of add-single")
+	f.DurationVar(&o.timeout, "timeout", 5*time.Minute, "longest `duration` of one measurement")
+	f.BoolVar(&o.self, "self", false, "compare graphile-worker with itself, to check the harness: every ratio should be 1")
+	f.BoolVar(&o.json, "json", false, "print JSON")
+	if err := f.Parse(args); err != nil {
+		return o, err
+	}
+	if f.NArg() > 0 {
+		return o, fmt.Errorf("unexpected argument %q", f.Arg(0))
+	}
+	for _, text := range strings.Split(*processes, ",") {
+		n, err := strconv.Atoi(strings.TrimSpace(text))
+		if err != nil || n < 1 || n > 8 {
+			return o, fmt.Errorf("--peer-processes: %q is not a number from 1 to 8", text)
+		}
+		o.peerProcesses = append(o.peerProcesses, n)
+	}
+	if *only != "" {
+		for _, name := range strings.Split(*only, ",") {
+			name = strings.TrimSpace(name)
+			if !slices.ContainsFunc(scenarios, func(s struct {
+				name string
+				make func(o options, ours, peer system) scenario
+			}) bool {
+				return s.name == name
+			}) {
+				return o, fmt.Errorf("--only: no scenario %q", name)
+			}
+			o.only = append(o.only, name)
+		}
+	}
+	if o.rounds < 1 || o.jobs < 1 || o.samples < 1 || o.writers < 1 || o.writers > 90 || o.gap < time.Millisecond || o.seconds < time.Millisecond {
+		return o, errors.New("numbers must be positive, --writers at most 90, durations at least 1ms")
+	}
+	return o, nil
+}
+
+func run(ctx context.Context, o options) error {
+	other, err := findPeer(ctx, o.peerVersion)
+	if err != nil {
+		return err
+	}
+	var own system = &ours{}
+	if o.self {
+		same := *other
+		same.label += " (itself)"
+		own = &same
+	}
+	s, err := openServer(ctx, o.databaseURL, o.postgres)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+
+	r := report{Command: strings.Join(append([]string{"./dev", "bench"}, redacted(os.Args[1:])...), " ")}
+	if r.Conditions, err = conditions(ctx, s, o, other); err != nil {
+		return err
+	}
+	r.Conditions = append([]condition{{"command", r.Command}}, r.Conditions...)
+	templates := map[system]string{}
+	for suffix, sys := range map[string]system{"ours": own, "peer": other} {
+		if templates[sys], err = s.template(ctx, sys, suffix); err != nil {
+			return err
+		}
+	}
+	for _, sc := range scenarios {
+		if len(o.only) > 0 && !slices.Contains(o.only, sc.name) {
+			continue
+		}
+		made := sc.make(o, own, other)
+		if o.self {
+			made.forgetGoals()
+		}
+		measured, err := measure(ctx, s, o, made, templates)
+		if err != nil {
+			return fmt.Errorf("%s: %w", sc.name, err)
+		}
+		r.Scenarios = append(r.Scenarios, measured)
+		if !o.json {
+			measured.writeText(os.Stdout)
+		}
+	}
+	if o.json {
+		return r.writeJSON(os.Stdout)
+	}
+	r.Scenarios = nil // printed as they came
+	r.writeText(os.Stdout)
+	return nil
+}
+
+// measure runs every variant once a round.
+func measure(ctx context.Context, s *server, o options, sc scenario, templates map[system]string) (result, error) {
+	rounds := make([][]sample, o.rounds)
+	for round := range rounds {
+		for _, v := range sc.variants {
+			got, err := runBlock(ctx, s, o, v, templates[v.system])
+			if err != nil {
+				return result{}, fmt.Errorf("%s: %w", v.title, err)
+			}
+			rounds[round] = append(rounds[round], got)
+			var values []string
+			for _, m := range sc.metrics {
+				if x, ok := got[m.name]; ok {
+					values = append(values, m.name+" "+number(x, m.digits))
+				}
+			}
+			progress("%s %d/%d  %s: %s", sc.name, round+1, o.rounds, v.title, strings.Join(values, ", "))
+		}
+	}
+	return summarize(sc, rounds), nil
+}
+
+// redacted hides the value of --database-url, which may hold a password.
+func redacted(args []string) []string {
+	args = slices.Clone(args)
+	for i, a := range args {
+		name, _, hasValue := strings.Cut(a, "=")
+		switch {
+		case strings.TrimLeft(name, "-") != "database-url":
+		case hasValue:
+			args[i] = name + "=…"
+		case i+1 < len(args):
+			args[i+1] = "…"
+		}
+	}
+	return args
+}
+
+func progress(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, format+"\n", args...)
+}

@@ -1,0 +1,91 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"os/exec"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/offstage-dev/offstage"
+	"github.com/offstage-dev/offstage/schema"
+	"github.com/offstage-dev/offstage/worker"
+)
+
+// ours is Offstage. Every use of its public API in this module is in this file.
+type ours struct{}
+
+func (*ours) title() string  { return "offstage" }
+func (*ours) schema() string { return schema.Default }
+func (*ours) jobs() string   { return schema.Default + "_private.job" }
+
+func (*ours) install(ctx context.Context, url string) error {
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	_, err = schema.Migrate(ctx, conn, schema.Config{})
+	return err
+}
+
+func (o *ours) command(config *agentConfig) *exec.Cmd {
+	config.System = "offstage"
+	config.Schema = o.schema()
+	return selfCommand()
+}
+
+// keepNothing configures the task so that no history is kept; the peer keeps none.
+func keepNothing(ctx context.Context, b *block) error {
+	if _, ok := b.system.(*ours); !ok {
+		return nil
+	}
+	_, err := b.conn.Exec(ctx, `select offstage.configure_task($1, '{"keep": "none"}')`, task)
+	return err
+}
+
+// newWorking is a worker with nothing tuned.
+func newWorking(c *child) (role, error) {
+	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})))
+	w, err := worker.New(c.pool, worker.Config{})
+	if err != nil {
+		return nil, err
+	}
+	counting := &working{child: c, run: w.Run}
+	worker.Handle(w, c.config.Task, func(_ context.Context, job *worker.Job[payload]) (struct{}, error) {
+		counting.handled(job.ID)
+		return struct{}{}, nil
+	})
+	return counting, nil
+}
+
+func ourSingle(c *child) (func(context.Context, *child) (int, error), error) {
+	client, err := offstage.New(c.pool, offstage.Config{})
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context, c *child) (int, error) {
+		return inParallel(ctx, c, func(ctx context.Context, id int) error {
+			_, err := client.Add(ctx, c.config.Task, payload{id})
+			return err
+		})
+	}, nil
+}
+
+func ourBulk(c *child) (func(context.Context, *child) (int, error), error) {
+	client, err := offstage.New(c.pool, offstage.Config{})
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context, c *child) (int, error) {
+		return inChunks(ctx, c, func(ctx context.Context, from, to int) error {
+			specs := make([]offstage.Spec, 0, to-from+1)
+			for id := from; id <= to; id++ {
+				specs = append(specs, offstage.Spec{Task: c.config.Task, Payload: payload{id}})
+			}
+			_, err := client.AddMany(ctx, specs)
+			return err
+		})
+	}, nil
+}

@@ -1,0 +1,215 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// report is what a run found; --json prints it as it is.
+type report struct {
+	Command    string      `json:"command"`
+	Conditions []condition `json:"conditions"`
+	Scenarios  []result    `json:"scenarios"`
+}
+
+type condition struct {
+	Name  string `json:"name"`
+	Value string `json:"value"`
+}
+
+// result is one scenario after all rounds.
+type result struct {
+	Name        string       `json:"name"`
+	About       string       `json:"about"`
+	Rows        []row        `json:"rows"`
+	Comparisons []comparison `json:"comparisons"`
+	metrics     []metric
+}
+
+// row is one variant; the values of a metric stand in the order of the rounds.
+type row struct {
+	Title   string               `json:"title"`
+	Rounds  map[string][]float64 `json:"rounds"`
+	Medians map[string]float64   `json:"medians"`
+}
+
+// comparison holds, round by round, a variant's value divided by that of the best peer of the same round.
+type comparison struct {
+	Metric string    `json:"metric"`
+	Ours   string    `json:"ours"`
+	Peers  []string  `json:"peers"`
+	Ratios []float64 `json:"ratios"`
+	Median float64   `json:"median"`
+	Goal   float64   `json:"goal,omitempty"` // 0: none set
+	Lower  bool      `json:"lower_is_better"`
+	Holds  *bool     `json:"holds,omitempty"`
+}
+
+// summarize turns the samples of a scenario, by round and variant, into medians and ratios.
+func summarize(s scenario, rounds [][]sample) result {
+	r := result{Name: s.name, About: s.about, metrics: s.metrics}
+	values := map[string]row{}
+	for i, v := range s.variants {
+		one := row{Title: v.title, Rounds: map[string][]float64{}, Medians: map[string]float64{}}
+		for _, m := range s.metrics {
+			for _, round := range rounds {
+				if x, ok := round[i][m.name]; ok {
+					one.Rounds[m.name] = append(one.Rounds[m.name], x)
+				}
+			}
+			if all := one.Rounds[m.name]; len(all) > 0 {
+				one.Medians[m.name] = median(all)
+			}
+		}
+		r.Rows = append(r.Rows, one)
+		values[v.title] = one
+	}
+	for _, g := range s.goals {
+		m := s.metrics[slices.IndexFunc(s.metrics, func(m metric) bool { return m.name == g.metric })]
+		c := comparison{Metric: g.metric, Ours: g.ours, Peers: g.peers, Goal: g.atBest, Lower: m.lower}
+		for round := range rounds {
+			best := math.NaN()
+			for _, p := range g.peers {
+				x := values[p].Rounds[g.metric][round]
+				if math.IsNaN(best) || m.lower && x < best || !m.lower && x > best {
+					best = x
+				}
+			}
+			c.Ratios = append(c.Ratios, values[g.ours].Rounds[g.metric][round]/best)
+		}
+		c.Median = median(c.Ratios)
+		if g.atBest != 0 {
+			holds := c.Median >= g.atBest
+			if m.lower {
+				holds = c.Median <= g.atBest
+			}
+			c.Holds = &holds
+		}
+		r.Comparisons = append(r.Comparisons, c)
+	}
+	return r
+}
+
+func (r report) writeJSON(w io.Writer) error {
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	return enc.Encode(r)
+}
+
+func (r report) writeText(w io.Writer) {
+	for _, s := range r.Scenarios {
+		s.writeText(w)
+	}
+	fmt.Fprintln(w, "Conditions")
+	width := 0
+	for _, c := range r.Conditions {
+		width = max(width, len(c.Name))
+	}
+	for _, c := range r.Conditions {
+		fmt.Fprintf(w, "  %-*s  %s\n", width, c.Name, c.Value)
+	}
+}
+
+func (s result) writeText(w io.Writer) {
+	fmt.Fprintf(w, "%s: %s\n\n", s.Name, s.About)
+	table := [][]string{{""}}
+	for _, m := range s.metrics {
+		table[0] = append(table[0], m.name)
+	}
+	for _, r := range s.Rows {
+		line := []string{r.Title}
+		for _, m := range s.metrics {
+			line = append(line, spread(r.Rounds[m.name], m.digits))
+		}
+		table = append(table, line)
+	}
+	writeTable(w, table)
+	fmt.Fprintln(w)
+	for _, c := range s.Comparisons {
+		than := c.Peers[0]
+		if len(c.Peers) > 1 {
+			than = "the better of " + strings.Join(c.Peers, " / ")
+		}
+		fmt.Fprintf(w, "  %s × in %s: %s against %s%s\n", spread(c.Ratios, 2), c.Metric, c.Ours, than, c.verdict())
+	}
+	fmt.Fprintln(w)
+}
+
+func (c comparison) verdict() string {
+	if c.Holds == nil {
+		return ""
+	}
+	sign, answer := "≥", "HOLDS"
+	if c.Lower {
+		sign = "≤"
+	}
+	if !*c.Holds {
+		answer = "MISSED"
+	}
+	return fmt.Sprintf("; goal %s %g ×: %s", sign, c.Goal, answer)
+}
+
+// spread is the median with the lowest and the highest value.
+func spread(values []float64, digits int) string {
+	if len(values) == 0 {
+		return "–"
+	}
+	text := number(median(values), digits)
+	if len(values) > 1 {
+		text += " (" + number(slices.Min(values), digits) + "–" + number(slices.Max(values), digits) + ")"
+	}
+	return text
+}
+
+// number writes thousands with a separator.
+func number(x float64, digits int) string {
+	text := strconv.FormatFloat(x, 'f', digits, 64)
+	whole, rest, _ := strings.Cut(text, ".")
+	for i := len(whole) - 3; i > 0 && whole[i-1] != '-'; i -= 3 {
+		whole = whole[:i] + "," + whole[i:]
+	}
+	if rest != "" {
+		return whole + "." + rest
+	}
+	return whole
+}
+
+func writeTable(w io.Writer, table [][]string) {
+	widths := make([]int, len(table[0]))
+	for _, line := range table {
+		for i, cell := range line {
+			widths[i] = max(widths[i], len([]rune(cell)))
+		}
+	}
+	for _, line := range table {
+		var b strings.Builder
+		for i, cell := range line {
+			pad := strings.Repeat(" ", widths[i]-len([]rune(cell)))
+			if i == 0 {
+				b.WriteString("  " + cell + pad)
+			} else {
+				b.WriteString("   " + pad + cell)
+			}
+		}
+		fmt.Fprintln(w, strings.TrimRight(b.String(), " "))
+	}
+}
+
+func median(values []float64) float64 {
+	sorted := slices.Sorted(slices.Values(values))
+	n := len(sorted)
+	if n%2 == 1 {
+		return sorted[n/2]
+	}
+	return (sorted[n/2-1] + sorted[n/2]) / 2
+}
+
+// percentile is the smallest of the sorted values that p percent of them do not exceed.
+func percentile(sorted []float64, p int) float64 {
+	return sorted[max(0, (len(sorted)*p+99)/100-1)]
+}

@@ -1,0 +1,77 @@
+package main
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+)
+
+func TestPercentile(t *testing.T) {
+	values := make([]float64, 1000)
+	for i := range values {
+		values[i] = float64(i + 1)
+	}
+	for p, want := range map[int]float64{50: 500, 99: 990, 100: 1000} {
+		if got := percentile(values, p); got != want {
+			t.Errorf("p%d = %v, want %v", p, got, want)
+		}
+	}
+	if got := percentile([]float64{7}, 99); got != 7 {
+		t.Errorf("p99 of one value = %v", got)
+	}
+}
+
+func TestNumber(t *testing.T) {
+	for _, c := range []struct {
+		x      float64
+		digits int
+		want   string
+	}{{0, 0, "0"}, {999, 0, "999"}, {1000, 0, "1,000"}, {1234567.8, 1, "1,234,567.8"}, {-1234, 0, "-1,234"}, {-123, 0, "-123"}, {0.666, 2, "0.67"}} {
+		if got := number(c.x, c.digits); got != c.want {
+			t.Errorf("number(%v, %d) = %q, want %q", c.x, c.digits, got, c.want)
+		}
+	}
+}
+
+// Ratios are taken within a round, against the best peer of that round, so that a machine that gets slower from
+// round to round does not show in them.
+func TestSummarizeComparesWithinRounds(t *testing.T) {
+	s := scenario{
+		name:     "s",
+		metrics:  []metric{{name: "rate"}, {name: "wait", lower: true, digits: 1}},
+		variants: []variant{{title: "a"}, {title: "b"}, {title: "c"}},
+		goals: []goal{
+			{metric: "rate", ours: "a", peers: []string{"b", "c"}, atBest: 2.5},
+			{metric: "wait", ours: "a", peers: []string{"b", "c"}, atBest: 0.7},
+		},
+	}
+	rounds := [][]sample{
+		{{"rate": 300, "wait": 1}, {"rate": 100, "wait": 2}, {"rate": 50, "wait": 4}},
+		{{"rate": 150, "wait": 2}, {"rate": 40, "wait": 9}, {"rate": 50, "wait": 4}},
+		{{"rate": 80, "wait": 8}, {"rate": 40, "wait": 10}, {"rate": 20, "wait": 16}},
+	}
+	r := summarize(s, rounds)
+	rate, wait := r.Comparisons[0], r.Comparisons[1]
+	if rate.Median != 3 || !*rate.Holds || rate.Ratios[2] != 2 {
+		t.Errorf("rate: %+v", rate)
+	}
+	if wait.Median != 0.5 || !*wait.Holds || wait.Ratios[2] != 0.8 {
+		t.Errorf("wait: %+v", wait)
+	}
+	if got := r.Rows[1].Medians["rate"]; got != 40 {
+		t.Errorf("median of b = %v, want 40", got)
+	}
+	var text bytes.Buffer
+	report{Scenarios: []result{r}}.writeText(&text)
+	if want := "3.00 (2.00–3.00) × in rate: a against the better of b / c; goal ≥ 2.5 ×: HOLDS"; !strings.Contains(text.String(), want) {
+		t.Errorf("no %q in:\n%s", want, text.String())
+	}
+}
+
+func TestAtLeast(t *testing.T) {
+	for version, want := range map[string]bool{"v22.18.0": true, "v22.17.1": false, "v24.0.0": true, "v20.20.2": false, "nonsense": false} {
+		if got := atLeast(version, 22, 18); got != want {
+			t.Errorf("atLeast(%q, 22, 18) = %v", version, got)
+		}
+	}
+}

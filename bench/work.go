@@ -1,0 +1,224 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+)
+
+const (
+	workEmpty  = "jobs/s, go to empty"
+	workMiddle = "jobs/s, first to last start"
+	workClient = "client CPU µs/job"
+	workWAL    = "WAL B/job"
+)
+
+// work measures how fast jobs that are already there are worked off.
+func work(o options, ours, peer system) scenario {
+	s := scenario{
+		name: "work",
+		about: fmt.Sprintf("%d jobs that do nothing are there; from the moment the worker is told to start, until no job is left in the table",
+			o.jobs),
+		metrics: []metric{{name: workEmpty}, {name: workMiddle}, {name: workClient, lower: true, digits: 1}, {name: workWAL, lower: true}},
+	}
+	// Settings are the peer's; ours has none.
+	keepNone := variant{title: ours.title() + ", history off", system: ours}
+	keepNone.run = func(ctx context.Context, b *block) (sample, error) {
+		if err := keepNothing(ctx, b); err != nil {
+			return nil, err
+		}
+		return workOff(ctx, b, 1, peerBest)
+	}
+	keepAll := variant{title: ours.title() + ", history on (default)", system: ours}
+	keepAll.run = func(ctx context.Context, b *block) (sample, error) { return workOff(ctx, b, 1, peerBest) }
+	var peers []variant
+	var peerTitles []string
+	for _, n := range o.peerProcesses {
+		v := variant{title: fmt.Sprintf("%s, %s", peer.title(), processes(n)), system: peer}
+		v.run = func(ctx context.Context, b *block) (sample, error) { return workOff(ctx, b, n, peerBest) }
+		peers = append(peers, v)
+		peerTitles = append(peerTitles, v.title)
+	}
+	s.variants = alternate([]variant{keepNone, keepAll}, peers)
+	s.goals = []goal{
+		{metric: workEmpty, ours: keepNone.title, peers: peerTitles, atBest: 2.5},
+		{metric: workMiddle, ours: keepNone.title, peers: peerTitles},
+		{metric: workEmpty, ours: keepAll.title, peers: peerTitles},
+	}
+	return s
+}
+
+// workOff fills the table, starts n worker processes and measures until the last job's end is on disk.
+func workOff(ctx context.Context, b *block, n int, settings map[string]any) (sample, error) {
+	jobs := b.options.jobs
+	if err := b.fill(ctx, jobs); err != nil {
+		return nil, err
+	}
+	workers := make([]*agent, n)
+	for i := range workers {
+		var err error
+		if workers[i], err = b.start(ctx, agentConfig{Role: "worker", Total: jobs, Settings: settings}); err != nil {
+			return nil, err
+		}
+	}
+	if err := b.settle(ctx); err != nil {
+		return nil, err
+	}
+	walBefore, err := b.wal(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, a := range workers {
+		if err := a.tell("go"); err != nil {
+			return nil, err
+		}
+	}
+	begun, first, last, err := executed(ctx, workers, jobs)
+	if err != nil {
+		return nil, err
+	}
+	empty, err := emptied(ctx, b, workers)
+	if err != nil {
+		return nil, err
+	}
+	walAfter, err := b.wal(ctx)
+	if err != nil {
+		return nil, err
+	}
+	ran, cpu := 0, int64(0)
+	for _, a := range workers {
+		e, err := a.stop(ctx)
+		if err != nil {
+			return nil, err
+		}
+		ran += e.N
+		cpu += e.CPU - a.cpuAtStart
+	}
+	if ran != jobs {
+		progress("%s: %d executions of %d jobs", b.system.title(), ran, jobs)
+	}
+	return sample{
+		workEmpty:  float64(jobs) / micros(empty-begun).Seconds(),
+		workMiddle: float64(jobs) / micros(last-first).Seconds(),
+		workClient: float64(cpu) / float64(jobs),
+		workWAL:    (walAfter - walBefore) / float64(jobs),
+	}, nil
+}
+
+// executed follows the workers until together they have run so many jobs. It returns when the first was told to
+// start, when the first job started and when the last one did (known to 5 ms where there are several workers).
+func executed(ctx context.Context, workers []*agent, jobs int) (begun, first, last int64, err error) {
+	type of struct {
+		worker int
+		event  event
+		err    error
+	}
+	reading, cancel := context.WithCancel(ctx)
+	var readers sync.WaitGroup
+	defer readers.Wait() // or a reader would take what the caller waits for
+	defer cancel()
+	events := make(chan of)
+	for i, a := range workers {
+		readers.Go(func() {
+			for {
+				e, err := a.next(reading)
+				select {
+				case events <- of{i, e, err}:
+				case <-reading.Done():
+					return
+				}
+				if err != nil {
+					return
+				}
+			}
+		})
+	}
+	counts := make([]int, len(workers))
+	for {
+		var e of
+		select {
+		case e = <-events:
+		case <-ctx.Done():
+			return 0, 0, 0, context.Cause(ctx)
+		}
+		if e.err != nil {
+			return 0, 0, 0, e.err
+		}
+		switch e.event.Event {
+		case "started":
+			if begun == 0 || e.event.T < begun {
+				begun = e.event.T
+			}
+		case "count":
+			counts[e.worker] = e.event.N
+			if first == 0 || e.event.First < first {
+				first = e.event.First
+			}
+			last = max(last, e.event.T)
+		}
+		sum := 0
+		for _, n := range counts {
+			sum += n
+		}
+		if sum >= jobs {
+			return begun, first, last, nil
+		}
+	}
+}
+
+// emptied returns when the last job had left the table. It asks for the jobs that were run last by their ids: to
+// look through the whole table, full of dead rows, would take longer than what is measured. That nothing else is
+// left is checked once, at the end.
+func emptied(ctx context.Context, b *block, workers []*agent) (int64, error) {
+	var ids []string
+	for _, a := range workers {
+		if err := a.tell("last"); err != nil {
+			return 0, err
+		}
+		e, err := a.wait(ctx, "last")
+		if err != nil {
+			return 0, err
+		}
+		ids = append(ids, e.IDs...)
+	}
+	some := "select exists (select from " + b.system.jobs() + " where id = any ($1::text[]::bigint[]))"
+	for left := true; left; {
+		if err := b.conn.QueryRow(ctx, some, ids).Scan(&left); err != nil {
+			return 0, err
+		}
+	}
+	at := wall()
+	for {
+		n, err := b.live(ctx)
+		if err != nil {
+			return 0, err
+		}
+		if n == 0 {
+			return at, nil
+		}
+		time.Sleep(time.Millisecond)
+		at = wall()
+	}
+}
+
+// alternate deals the variants of both sides in turn.
+func alternate(ours, peers []variant) []variant {
+	var all []variant
+	for i := range max(len(ours), len(peers)) {
+		if i < len(ours) {
+			all = append(all, ours[i])
+		}
+		if i < len(peers) {
+			all = append(all, peers[i])
+		}
+	}
+	return all
+}
+
+func processes(n int) string {
+	if n == 1 {
+		return "1 process"
+	}
+	return fmt.Sprintf("%d processes", n)
+}
