@@ -178,16 +178,30 @@ begin
     end if;
     if queued is not null then
       -- Queues that somebody is busy with are left with their tickets; the others give their free slots to the
-      -- first of these jobs and park the rest.
+      -- first of these jobs and park the rest. Locked by a statement of its own: the next one then sees what those
+      -- have done who had the lock before.
+      queue_ids := array(select q.id from offstage_private.queue q where q.id = any (queue_ids) for update skip locked);
       with q as materialized (
         select q.id, case when q.paused then 0 else q.concurrency - cardinality(q.claims) end as slots
-        from offstage_private.queue q where q.id = any (queue_ids) for update skip locked
+        from offstage_private.queue q where q.id = any (queue_ids)
       ), gone as (
         delete from offstage_private.ticket t where t.ctid = any (queued) and t.queue_id = any (array(select id from q))
         returning t.run_at, t.job_id, t.lane_id, t.queue_id, t.priority
-      ), turn as materialized (
-        select g.*, row_number() over (partition by g.queue_id order by g.priority, g.run_at, g.job_id) <= q.slots as goes
+      ), ranked as materialized (
+        select g.*, q.slots, row_number() over (partition by g.queue_id order by g.priority, g.run_at, g.job_id) as rank
         from gone g join q on q.id = g.queue_id
+      ), turn as materialized (
+        -- A queue is served in order: not before jobs of the same lane that are parked, or have tickets that another
+        -- claim is just looking at.
+        select r.*, case when r.rank > r.slots then false else
+          not exists (
+            select from offstage_private.parked p where p.queue_id = r.queue_id and p.lane_id = r.lane_id
+              and (p.priority, p.run_at, p.job_id) < (r.priority, r.run_at, r.job_id))
+          and not exists (
+            select from offstage_private.ticket t where t.queue_id = r.queue_id and t.lane_id = r.lane_id
+              and (t.priority, t.run_at, t.job_id) < (r.priority, r.run_at, r.job_id) and t.ctid <> all (queued))
+          end as goes
+        from ranked r
       ), numbered as materialized (
         select t.*, cardinality(taken) + row_number() over (order by t.job_id) as position from turn t where t.goes
       ), slot as (

@@ -169,7 +169,8 @@ declare
   q integer := offstage_private.queue_id(queue_name);
 begin
   update offstage_private.queue o set paused = false where o.id = q;
-  perform offstage_private.hand_over(array[q]);
+  insert into offstage_private.handover (queue_id, due_at) values (q, offstage_private.clock());
+  perform pg_notify('offstage:wake', 'offstage');
 end $$;
 
 -- Sets how many jobs of a queue may run at a time, over all workers; 1 by default. Raises 23514 below 1.
@@ -179,7 +180,8 @@ declare
   q integer := offstage_private.queue_id(queue_name);
 begin
   update offstage_private.queue o set concurrency = configure_queue.concurrency where o.id = q;
-  perform offstage_private.hand_over(array[q]);
+  insert into offstage_private.handover (queue_id, due_at) values (q, offstage_private.clock());
+  perform pg_notify('offstage:wake', 'offstage');
 end $$;
 
 -- Stops a task: its jobs are not claimed any more; running ones finish.

@@ -109,6 +109,9 @@ create table offstage_private.ticket (
   primary key (lane_id, priority, run_at, job_id)     -- the order in which claim() takes them
 ) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0);
 
+create index ticket_queue on offstage_private.ticket (queue_id, lane_id, priority, run_at, job_id)
+  where queue_id is not null;                         -- claim(): is it this one's turn?
+
 create table offstage_private.scheduled (
   run_at timestamptz not null,
   job_id bigint not null,
