@@ -18,6 +18,7 @@ const (
 	promoteAtLeast = 2 * time.Second // add_job wakes workers for what is due within three
 	promoteBatch   = 1000
 	tidyEvery      = time.Minute
+	settleDown     = 25 * time.Millisecond
 )
 
 // Chores are one worker's.
@@ -89,7 +90,14 @@ func (c *Chores) session(ctx context.Context, failures *int) error {
 			timer.Stop()
 			return nil
 		case <-c.Kick:
-			timer.Stop()
+			// Whatever it was, it must not compete with the claim that the same wake has caused; and there may be many.
+			timer.Reset(settleDown)
+			select {
+			case <-ctx.Done():
+				timer.Stop()
+				return nil
+			case <-timer.C:
+			}
 		case <-timer.C:
 		}
 	}

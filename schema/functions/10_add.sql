@@ -2,7 +2,8 @@
 -- transaction, except one that is adding under the same job_key or making the same new name.
 -- Lock order of a keyed add: its job, then its place.
 
--- Checks the options of a job. Unknown keys are errors, so that a typo cannot lose a setting.
+-- Checks the options of a job. Unknown keys are errors, so that a typo cannot lose a setting. What passes here must
+-- not fail when the job is claimed or settled: it would hold up the whole batch.
 create or replace function offstage_private.check_options(options json) returns void
 language plpgsql as $$
 declare
@@ -21,13 +22,21 @@ begin
     raise invalid_parameter_value using message = format('options: keep is %L', options ->> 'keep'),
       hint = 'Expected all, failures or none.';
   end if;
-  if (options ->> 'timeout')::interval <= interval '0' then
+  if (options ->> 'timeout')::interval <= interval '0' or (options ->> 'timeout')::interval > interval '100 years' then
     raise invalid_parameter_value using message = format('options: timeout is %L', options ->> 'timeout'),
-      hint = 'Expected a positive interval, such as "30 s".';
+      hint = 'Expected a positive interval, such as "30 s", of at most 100 years.';
   end if;
   if json_typeof(options -> 'notify_node') not in ('array', 'null') then
     raise invalid_parameter_value using message = 'options: notify_node must be an array',
       hint = 'Such as ["JobRequest", 17]: the node alias and the primary key of the row.';
+  end if;
+  if octet_length((options -> 'notify_node')::text) > 4000 then
+    raise invalid_parameter_value using message = 'options: notify_node has more than 4000 bytes';
+  end if;
+  -- Read again by claim(), in a session with other settings: so it must mean the same everywhere and always.
+  if options ->> 'expires_at' !~ '^\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d(:?\d\d)?)$' then
+    raise invalid_parameter_value using message = format('options: expires_at is %L', options ->> 'expires_at'),
+      hint = 'Expected a time with its offset, such as "2030-01-31T08:00:00Z"; to_json(now()) gives one.';
   end if;
   perform (options ->> 'expires_at')::timestamptz;
 end $$;
@@ -122,7 +131,7 @@ begin
     raise exception using errcode = 'GWBKM',
       message = 'Invalid job_key_mode value, expected ''replace'', ''preserve_run_at'' or ''unsafe_dedupe''.';
   end if;
-  if max_attempts <= 0 then
+  if max_attempts::smallint <= 0 then
     raise check_violation using message = format('max_attempts is %s, at least 1 is needed', max_attempts),
       constraint = 'jobs_max_attempts_check';
   end if;
@@ -199,7 +208,7 @@ declare
   at timestamptz := offstage_private.clock();
   ids bigint[];
   new offstage_private.job;
-  wake_up boolean := false;
+  keyed offstage_private.job[];
   r record;
 begin
   if n = 0 then
@@ -226,18 +235,24 @@ begin
       raise check_violation using message = format('the job_key has %s characters, 1 to 512 are allowed', length(r.job_key)),
         constraint = 'jobs_key_check';
     elsif r.job_key is not null and r.twice > 1 then
-      raise cardinality_violation using message = format('ON CONFLICT DO UPDATE command cannot affect row a second time: job_key %L', r.job_key),
+      raise cardinality_violation using message = 'ON CONFLICT DO UPDATE command cannot affect row a second time',
+        detail = format('The job_key %L occurs twice.', r.job_key),
         hint = 'Ensure that no two specs of one call have the same job_key.';
     end if;
   end loop;
 
-  -- New names in the order of the names: two callers that bring the same ones cannot deadlock.
+  -- New names and lanes in their order: two callers that bring the same ones cannot deadlock.
   perform offstage_private.task_id(x.name)
   from (select distinct s.identifier from unnest(specs) s order by 1) x (name)
   where not exists (select from offstage_private.task t where t.name = x.name);
   perform offstage_private.queue_id(x.name)
   from (select distinct s.queue_name from unnest(specs) s where s.queue_name is not null order by 1) x (name)
   where not exists (select from offstage_private.queue q where q.name = x.name);
+  perform offstage_private.lane_id(x.task_id, x.flags)
+  from (
+    select distinct t.id, offstage_private.flag_set(s.flags) from unnest(specs) s join offstage_private.task t on t.name = s.identifier
+    where cardinality(s.flags) > 0 order by 1, 2
+  ) x (task_id, flags);
 
   ids := array(select nextval('offstage_private.job_id') from generate_series(1, n));
   for r in
@@ -267,6 +282,7 @@ begin
     new.options := options[r.ord];
     new := offstage_private.add_keyed(new, case when job_key_preserve_run_at then 'preserve_run_at' else 'replace' end, r.payload is not null);
     ids[r.ord] := new.id;
+    keyed := array_append(keyed, new);
   end loop;
 
   with added as (
@@ -295,14 +311,24 @@ begin
     perform offstage_private.wake(t) from unnest(r.array_agg) t;  -- equal notifications of a transaction are sent once
   end if;
 
+  -- Reads no job again: two SERIALIZABLE callers do not disturb each other.
   return query
-    select j.id, j.queue_id, j.task_id, j.payload, j.priority, j.run_at, j.attempts,
-      coalesce(j.max_attempts, t.max_attempts, 25::smallint), j.last_error, j.added_at, j.updated_at, j.key,
-      null::timestamptz, null::text, j.revision, j.flags, true
-    from unnest(ids) with ordinality x (id, ord)
-    join offstage_private.job j on j.id = x.id
-    join offstage_private.task t on t.id = j.task_id
-    order by x.ord;
+    select (x.job).*
+    from (
+      select s.ord, (ids[s.ord], q.id, t.id, coalesce(s.payload, '{}'), coalesce(s.priority, 0::smallint), coalesce(s.run_at, now()),
+        0::smallint, coalesce(s.max_attempts, t.max_attempts, 25::smallint), null, now(), now(), null, null, null, 0,
+        offstage_private.flag_set(s.flags), true)::offstage._private_jobs as job
+      from unnest(specs) with ordinality s (identifier, payload, queue_name, run_at, max_attempts, job_key, priority, flags, ord)
+      join offstage_private.task t on t.name = s.identifier
+      left join offstage_private.queue q on q.name = s.queue_name
+      where s.job_key is null
+      union all
+      select i.ord, (k.id, k.queue_id, k.task_id, k.payload, k.priority, k.run_at, k.attempts, coalesce(k.max_attempts, t.max_attempts, 25::smallint),
+        k.last_error, k.added_at, k.updated_at, k.key, null, null, k.revision, k.flags, true)::offstage._private_jobs
+      from unnest(keyed) k
+      join offstage_private.task t on t.id = k.task_id
+      join unnest(ids) with ordinality i (id, ord) on i.id = k.id
+    ) x order by x.ord;
 end $$;
 
 -- Takes the job with this key away. A running one keeps running, loses its key and will not be tried again.
@@ -314,7 +340,7 @@ declare
 begin
   select o.* into j from offstage_private.job o where o.key = job_key for update;
   if not found then
-    return null;
+    return row (null, null, null, null, null, null, null, null, null, null, null, null, null, null, null, null, null)::offstage._private_jobs;
   end if;
   if j.failed or offstage_private.unplace(j) then
     delete from offstage_private.job o where o.id = j.id;

@@ -2,7 +2,8 @@
 --
 -- THE LOCK ORDER of the engine. Everything takes locks in this order, and only so; schema/lockorder_test.go holds it.
 --
---   1. worker      settle, finish-up and claim: key share; heartbeat: no key update; rescue: update, skip locked
+--   1. worker      settle: key share; heartbeat: no key update; rescue: update, skip locked; claim: key share, skip
+--                  locked, at its end
 --   2. lease       rescue: update, skip locked; a worker's own settle deletes it
 --   3. job         settle: plain jobs by delete (nobody else locks them while they run), keyed ones skip locked;
 --                  rescue skip locked; keyed add, remove_job and admin: blocking, keyed jobs by id
@@ -10,17 +11,6 @@
 --   5. places      claim, promote, handing over: skip locked; unplace(): blocking, holds nothing that those wait for
 --
 -- A claim waits for nothing at all, because it shares a transaction with the settle before it.
-
--- What a claim has to look through: the lanes of the given tasks, without paused tasks and forbidden flags.
-create or replace function offstage_private.lanes_for(task_ids integer[], forbidden_flags text[]) returns integer[]
-language sql stable as $$
-  select array(
-    select t.id from offstage_private.task t where t.id = any (task_ids) and not t.paused
-    union all
-    select l.id from offstage_private.lane l join offstage_private.task t on t.id = l.task_id
-    where l.task_id = any (task_ids) and not t.paused and (l.flags ?| forbidden_flags) is not true
-  )
-$$;
 
 -- Goes to sleep or wakes up: see offstage_private.wake(). Session locks, so a worker that dies lets go of them.
 create or replace function offstage_private.sleep_lock(task_ids integer[], asleep boolean) returns void
@@ -51,7 +41,7 @@ end $$;
 --
 -- Rows: kind 'job' is a claimed job; 'mark' is a mark to remember (lane_id, priority, run_at, job_id); 'again' says
 -- that something was busy or too long, look again soon; 'asleep' see above. No rows: nothing to do.
--- Raises OS001 when the worker has been declared dead or is unknown.
+-- Raises OS001 when there are jobs for it but the worker has been declared dead, or is unknown.
 create or replace function offstage.claim(
   worker_id integer,
   want integer,
@@ -90,11 +80,6 @@ declare
   marks offstage_private.ticket[];
   m record;
 begin
-  perform 1 from offstage_private.worker w where w.id = claim.worker_id and w.dead_at is null for key share;
-  if not found then
-    raise exception using errcode = 'OS001', message = format('worker %s is not alive', worker_id),
-      hint = 'It missed its heartbeats, and others may have its jobs. Register again.';
-  end if;
   if sleep_state in (1, -1) then
     perform offstage_private.sleep_lock(task_ids, sleep_state > 0);
   end if;
@@ -114,7 +99,13 @@ begin
     ) x;
   end if;
 
-  lanes := offstage_private.lanes_for(task_ids, forbidden_flags);
+  -- What to look through: the lanes of these tasks, without paused tasks and forbidden flags. (A "language sql" helper
+  -- would be planned again at every call.)
+  lanes := array(
+    select t.id from offstage_private.task t where t.id = any (task_ids) and not t.paused
+    union all
+    select l.id from offstage_private.lane l join offstage_private.task t on t.id = l.task_id
+    where l.task_id = any (task_ids) and not t.paused and (l.flags ?| forbidden_flags) is not true);
 
   while room > 0 and cardinality(lanes) > 0 loop
     rounds := rounds + 1;
@@ -170,12 +161,10 @@ begin
       into free, queued, queue_ids, seen from got;
     end if;
     exit when seen = 0;
-    if lease is null then
-      lease := nextval('offstage_private.claim');
-    end if;
-    if free is not null then
-      taken := taken || free;
-    end if;
+    -- A number of its own for each round, taken after its tickets were locked: a job that somebody has released since
+    -- the last round has a released_claim above that round's number.
+    lease := nextval('offstage_private.claim');
+    taken := coalesce(free, '{}');
     if queued is not null then
       -- Queues that somebody is busy with are left with their tickets; the others give their free slots to the
       -- first of these jobs and park the rest. Locked by a statement of its own: the next one then sees what those
@@ -230,27 +219,34 @@ begin
         mark_priorities := array[m.priority]; mark_run_ats := array[m.run_at]; mark_job_ids := array[m.job_id];
       end if;
     end if;
+    if cardinality(taken) > 0 then
+      -- Only now, so that a look that finds nothing writes nothing and commits without a flush. Whoever holds the row
+      -- against us (rescue) is declaring us dead.
+      perform 1 from offstage_private.worker w where w.id = claim.worker_id and w.dead_at is null for key share skip locked;
+      if not found then
+        raise exception using errcode = 'OS001', message = format('worker %s is not alive', worker_id),
+          hint = 'It missed its heartbeats, and others may have its jobs. Register again.';
+      end if;
+      insert into offstage_private.lease (claim, worker_id, claimed_at, job_ids) values (lease, claim.worker_id, at, taken);
+      return query
+        select 'job', lease + x.position, j.id, j.lane_id, j.priority, j.run_at, j.task_id, (j.attempts + 1)::smallint,
+          j.max_attempts, j.crashes, j.added_at, j.queue_id,
+          case when j.queue_id is not null then (select q.name from offstage_private.queue q where q.id = j.queue_id) end,
+          j.key, j.flags, j.last_error,
+          case when j.options is not null then (j.options ->> 'timeout')::interval end,
+          case when j.options is not null then j.options ->> 'traceparent' end,
+          j.options is not null and coalesce((j.options ->> 'expires_at')::timestamptz <= at, false),
+          j.payload
+        from unnest(taken) with ordinality x (id, position) join offstage_private.job j on j.id = x.id;
+    end if;
     exit when again or queued is null or seen < room;
-    room := least(want, 1000) - cardinality(taken);
+    room := room - cardinality(taken);
     if rounds = 10 then
       again := room > 0;
       exit;
     end if;
   end loop;
 
-  if cardinality(taken) > 0 then
-    insert into offstage_private.lease (claim, worker_id, claimed_at, job_ids) values (lease, claim.worker_id, at, taken);
-    return query
-      select 'job', lease + x.position, j.id, j.lane_id, j.priority, j.run_at, j.task_id, (j.attempts + 1)::smallint,
-        j.max_attempts, j.crashes, j.added_at, j.queue_id,
-        case when j.queue_id is not null then (select q.name from offstage_private.queue q where q.id = j.queue_id) end,
-        j.key, j.flags, j.last_error,
-        case when j.options is not null then (j.options ->> 'timeout')::interval end,
-        case when j.options is not null then j.options ->> 'traceparent' end,
-        j.options is not null and coalesce((j.options ->> 'expires_at')::timestamptz <= at, false),
-        j.payload
-      from unnest(taken) with ordinality x (id, position) join offstage_private.job j on j.id = x.id;
-  end if;
   if again then
     return query select 'again', null::bigint, null::bigint, null::integer, null::smallint, null::timestamptz, null::integer,
       null::smallint, null::smallint, null::smallint, null::timestamptz, null::integer, null::text, null::text, null::jsonb,

@@ -255,9 +255,10 @@ begin
     ), decided as materialized (
       select k.*, (k.job).id, t.keep, d.outcome, d.outcome = any ('{retried,failed}') as spent,
         coalesce(case when d.outcome = 'cancelled' then c.reason end, k.error) as why,
-        case d.outcome
-          when 'retried' then greatest(at, (k.job).run_at) + coalesce(k.delay * interval '1 s', offstage_private.retry_delay(t.retry, (k.job).attempts + 1))
-          when 'snoozed' then at + coalesce(k.delay, 0) * interval '1 s'
+        case
+          when d.outcome = 'snoozed' then at + coalesce(k.delay, 0) * interval '1 s'
+          when d.outcome = 'retried' or d.outcome = 'failed' and k.ending = 'retry'  -- the last one too, as in graphile_worker
+            then greatest(at, (k.job).run_at) + coalesce(k.delay * interval '1 s', offstage_private.retry_delay(t.retry, (k.job).attempts + 1))
           else (k.job).run_at
         end as next_run_at
       from locked k

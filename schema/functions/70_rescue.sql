@@ -36,12 +36,12 @@ begin
           case when x.crashes >= 3 then ', the third in a row: set aside' else '' end) as why
       from locked k
       -- A job that never crashed a worker is charged on suspicion; one that has, only if it was seen to start.
-      cross join lateral (select (k.job).crashes + (crashed and ((k.job).crashes = 0 or k.claim = l.suspect))::integer as crashes) x
+      cross join lateral (select (k.job).crashes + (crashed and ((k.job).crashes = 0 or k.claim is not distinct from l.suspect))::integer as crashes) x
     ), gone as (
       delete from offstage_private.job j using decided d where j.id = d.id and d.outcome = 'cancelled'
     ), changed as (
       update offstage_private.job j set released_claim = d.claim, attempts = j.attempts + 1, crashes = d.crashes,
-        failed = d.outcome = 'failed', last_error = d.why
+        failed = d.outcome = 'failed', last_error = case when crashed then d.why else j.last_error end
       from decided d where j.id = d.id and d.outcome <> 'cancelled'
     ), again as (
       insert into offstage_private.ticket (run_at, job_id, lane_id, queue_id, priority)
@@ -69,10 +69,9 @@ begin
     waited := waited || batch.ended;
     if not exists (select from offstage_private.job j where j.id = any (l.job_ids) and j.released_claim < l.claim) then
       -- Slots of jobs that are gone without having been settled: their handlers ended them (finish()).
-      select array_agg(l.claim + x.position) as slot_claims, array_agg(q.id) as slot_queues into batch
-      from unnest(l.job_ids) with ordinality x (id, position)
-      join offstage_private.queue q on q.claims && array[l.claim + x.position]
-      where l.claim + x.position <> all (slot_claims);
+      select array_agg(c) as slot_claims, array_agg(q.id) as slot_queues into batch
+      from offstage_private.queue q cross join lateral unnest(q.claims) c
+      where q.claims <> '{}' and c & -1024 = l.claim and c <> all (slot_claims);
       slot_claims := slot_claims || batch.slot_claims;
       slot_queues := slot_queues || batch.slot_queues;
       delete from offstage_private.lease e where e.claim = l.claim;
@@ -118,9 +117,7 @@ begin
   return offstage_private.give_back(dead, true);
 end $$;
 
--- Takes their jobs away from these workers ("worker-17", as in jobs.locked_by), which are treated as dead from now on:
--- what they still send is refused. The attempts stay spent. Unknown ids are ignored.
-create or replace function offstage.force_unlock_workers(worker_ids text[]) returns void
+create or replace function offstage_private.unlock_workers(worker_ids text[]) returns void
 language plpgsql as $$
 declare
   dead integer[];
@@ -129,6 +126,14 @@ begin
   update offstage_private.worker w set dead_at = coalesce(w.dead_at, offstage_private.clock()) where w.id = any (dead);
   perform offstage_private.give_back(dead, false);
 end $$;
+
+-- Takes their jobs away from these workers ("worker-17", as in jobs.locked_by), which are treated as dead from now on:
+-- what they still send is refused. The attempts stay spent. Unknown ids are ignored.
+create or replace function offstage.force_unlock_workers(worker_ids text[]) returns void
+language sql as $$
+  select offstage_private.unlock_workers(worker_ids);
+  select 1 where false;  -- so that a call answers null, as graphile_worker's does
+$$;
 
 -- Throws away what nobody needs any more, in small steps. A chore, once a minute.
 create or replace function offstage.tidy(keep_days integer default 7) returns void
