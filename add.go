@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // KeyMode says what adding does when a job has the key already.
@@ -59,9 +60,6 @@ func (c *Client) Add(ctx context.Context, task string, payload any, opts ...Opti
 	if err != nil {
 		return 0, err
 	}
-	if o.KeyMode != "" && o.Key == "" {
-		return 0, fmt.Errorf("add %s: KeyMode without Key", task)
-	}
 	var flags any
 	if spec.flags != nil {
 		flags = textArray(spec.flags)
@@ -87,7 +85,7 @@ func (c *Client) AddMany(ctx context.Context, specs []Spec) ([]int64, error) {
 	if len(specs) == 0 {
 		return nil, nil
 	}
-	preserve, anyOptions := false, false
+	keyed, preserve, anyOptions := false, false, false
 	list := make([]map[string]any, len(specs))
 	for i, s := range specs {
 		e, err := encode(s)
@@ -98,19 +96,21 @@ func (c *Client) AddMany(ctx context.Context, specs []Spec) ([]int64, error) {
 			return nil, fmt.Errorf("add many: spec %d has a NotifyChannel: add it alone", i)
 		case s.KeyMode == UnsafeDedupe:
 			return nil, fmt.Errorf("add many: spec %d has KeyMode unsafe_dedupe: add it alone", i)
-		case s.Key != "" && i > 0 && preserve != (s.KeyMode == PreserveRunAt):
+		case s.mode() != Replace && s.mode() != PreserveRunAt:
+			return nil, fmt.Errorf("add many: spec %d has the unknown KeyMode %q", i, s.KeyMode)
+		case s.Key != "" && keyed && preserve != (s.KeyMode == PreserveRunAt):
 			return nil, fmt.Errorf("add many: spec %d has another KeyMode than those before", i)
 		}
-		preserve = preserve || s.KeyMode == PreserveRunAt
+		if s.Key != "" {
+			keyed, preserve = true, s.KeyMode == PreserveRunAt
+		}
 		m := map[string]any{"t": e.task}
 		put := func(k string, v any) {
 			if v != nil {
 				m[k] = v
 			}
 		}
-		if e.payload != nil {
-			m["p"] = json.RawMessage(e.payload.(string))
-		}
+		put("p", e.payload) // as text: SQL would unescape what is inside, and take JSON's null for none
 		put("q", e.queue)
 		put("r", e.runAt)
 		put("m", e.maxAttempts)
@@ -123,7 +123,7 @@ func (c *Client) AddMany(ctx context.Context, specs []Spec) ([]int64, error) {
 		}
 		if e.options != nil {
 			anyOptions = true
-			m["o"] = json.RawMessage(e.options.(string))
+			m["o"] = e.options
 		}
 		list[i] = m
 	}
@@ -134,9 +134,9 @@ func (c *Client) AddMany(ctx context.Context, specs []Spec) ([]int64, error) {
 	ids := make([]int64, 0, len(specs))
 	err = c.each(ctx, "add many", `
 		select a.id from (
-		  select array_agg((x.t, x.p, x.q, x.r, x.m, x.k, x.i, x.f)::offstage.job_spec order by x.n) as specs, array_agg(x.o order by x.n) as options
+		  select array_agg((x.t, x.p::json, x.q, x.r, x.m, x.k, x.i, x.f)::offstage.job_spec order by x.n) as specs, array_agg(x.o::json order by x.n) as options
 		  from (select row_number() over () as n, y.* from json_to_recordset($1::text::json)
-		    y (t text, p json, q text, r timestamptz, m smallint, k text, i smallint, f text[], o json)) x
+		    y (t text, p text, q text, r timestamptz, m smallint, k text, i smallint, f text[], o text)) x
 		) s, lateral offstage.add_jobs(s.specs, $2::boolean, case when $3::boolean then s.options end) a`,
 		[]any{string(body), preserve, anyOptions},
 		func(r rows) error {
@@ -165,7 +165,7 @@ func encode(s Spec) (e encoded, err error) {
 	case nil:
 	case json.RawMessage:
 		e.payload = string(p)
-		if !json.Valid(p) {
+		if !json.Valid(p) || !utf8.Valid(p) {
 			return e, fmt.Errorf("add %s: the payload is not JSON", s.Task)
 		}
 	default:
@@ -189,6 +189,9 @@ func encode(s Spec) (e encoded, err error) {
 	}
 	if s.NotifyChannel != "" {
 		e.channel = s.NotifyChannel
+	}
+	if s.KeyMode != "" && s.Key == "" {
+		return e, fmt.Errorf("add %s: KeyMode without Key", s.Task)
 	}
 	e.flags = s.Flags
 	opts := map[string]any{}

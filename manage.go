@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 )
 
@@ -72,7 +74,7 @@ func (c *Client) List(ctx context.Context, f Filter) ([]Job, error) {
 		f.Limit = 100
 	}
 	return c.jobs(ctx, "list", `
-		select j.id, j.task_identifier, j.queue_name, j.key, null::text, j.priority, j.run_at, j.created_at, j.attempts, j.max_attempts, j.last_error, j.state
+		select j.id, j.task_identifier, j.queue_name, j.key, null::text, j.priority, j.run_at, j.created_at, j.attempts, j.max_attempts, j.flags::text, j.last_error, j.state
 		from offstage.jobs j
 		where j.id > $1::bigint and ($2::text = '' or j.state = $2::text) and ($3::text = '' or j.task_identifier = $3::text)
 		  and ($4::text = '' or j.queue_name = $4::text) and ($5::text = '' or j.key = $5::text)
@@ -82,7 +84,7 @@ func (c *Client) List(ctx context.Context, f Filter) ([]Job, error) {
 // Get answers one job that has not ended, with its payload. ErrNotFound: use Status for jobs that have ended.
 func (c *Client) Get(ctx context.Context, id int64) (Job, error) {
 	list, err := c.jobs(ctx, "get", `
-		select j.id, j.task_identifier, j.queue_name, j.key, offstage.job_payload(j.id)::text, j.priority, j.run_at, j.created_at, j.attempts, j.max_attempts, j.last_error, j.state
+		select j.id, j.task_identifier, j.queue_name, j.key, offstage.job_payload(j.id)::text, j.priority, j.run_at, j.created_at, j.attempts, j.max_attempts, j.flags::text, j.last_error, j.state
 		from offstage.jobs j where j.id = $1::bigint`, id)
 	if err == nil && len(list) == 0 {
 		return Job{}, fmt.Errorf("job %d: %w", id, ErrNotFound)
@@ -96,14 +98,21 @@ func (c *Client) Get(ctx context.Context, id int64) (Job, error) {
 func (c *Client) jobs(ctx context.Context, what, sql string, args ...any) (list []Job, err error) {
 	err = c.each(ctx, what, sql, args, func(r rows) error {
 		var j Job
-		var queue, key, payload, last *string
+		var queue, key, payload, flags, last *string
 		var state string
-		if err := r.Scan(&j.ID, &j.Task, &queue, &key, &payload, &j.Priority, &j.RunAt, &j.AddedAt, &j.Attempt, &j.MaxAttempts, &last, &state); err != nil {
+		if err := r.Scan(&j.ID, &j.Task, &queue, &key, &payload, &j.Priority, &j.RunAt, &j.AddedAt, &j.Attempt, &j.MaxAttempts, &flags, &last, &state); err != nil {
 			return err
 		}
 		j.State, j.Queue, j.HasQueue, j.Key, j.LastError = State(state), or(queue), queue != nil, or(key), or(last)
 		if payload != nil {
 			j.Payload = json.RawMessage(*payload)
+		}
+		if flags != nil {
+			var set map[string]bool
+			if err := json.Unmarshal([]byte(*flags), &set); err != nil {
+				return err
+			}
+			j.Flags = slices.Sorted(maps.Keys(set))
 		}
 		list = append(list, j)
 		return nil

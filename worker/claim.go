@@ -383,8 +383,13 @@ func (t *turns) done(p *plan, unsettled []store.Verdict, look store.Look) {
 	if p.claim != nil {
 		t.looked(p, look, now)
 	}
-	if len(attempts) > 0 {
-		t.leases[attempts[0].lease()] = len(attempts)
+	for from := 0; from < len(attempts); { // one lease, or a few: count runs of equal ones
+		to, lease := from, attempts[from].lease()
+		for to < len(attempts) && attempts[to].lease() == lease {
+			to++
+		}
+		t.leases[lease] += to - from
+		from = to
 	}
 	t.claimed += len(attempts)
 	for _, a := range attempts {

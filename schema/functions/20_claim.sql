@@ -6,7 +6,7 @@
 --                  locked, at its end
 --   2. lease       rescue: update, skip locked; a worker's own settle deletes it
 --   3. job         settle: plain jobs by delete (nobody else locks them while they run), keyed ones skip locked;
---                  rescue skip locked; keyed add, remove_job and admin: blocking, keyed jobs by id
+--                  rescue skip locked; keyed add, remove_job and admin: blocking, in the order of the keys
 --   4. queue       settle, promote, rescue: blocking, by id, once a transaction; claim: skip locked
 --   5. places      claim, promote, handing over: skip locked; unplace(): blocking, holds nothing that those wait for
 --
@@ -66,7 +66,8 @@ declare
   lanes integer[];
   lane integer;
   room integer := least(want, 1000);
-  look_at integer;       -- how many tickets this round looks at
+  look_at integer := 1;  -- how many tickets this round looks at, and how many there were
+  looked integer;
   rounds integer := 0;
   seen integer;          -- tickets that this round got
   parked_any boolean := false;
@@ -109,7 +110,7 @@ begin
 
   while room > 0 and cardinality(lanes) > 0 loop
     rounds := rounds + 1;
-    if cardinality(lanes) = 1 and coalesce(cardinality(mark_lanes), 0) <= 1 then
+    if cardinality(lanes) = 1 and (mark_lanes is null or mark_lanes = lanes) then
       -- One lane, at most one mark: the index gives the order, and rows are locked as they are found. What is
       -- more urgent than the mark comes first.
       lane := lanes[1];
@@ -130,8 +131,8 @@ begin
         delete from offstage_private.ticket where ctid = any (array(select place from got where queue_id is null)) returning job_id
       )
       select (select array_agg(job_id) from gone),
-        array_agg(place) filter (where queue_id is not null), array_agg(queue_id) filter (where queue_id is not null), count(*)
-      into free, queued, queue_ids, seen from got;
+        array_agg(place) filter (where queue_id is not null), array_agg(queue_id) filter (where queue_id is not null), count(*), 0
+      into free, queued, queue_ids, seen, looked from got;
     else
       -- Several: the tickets of each range between the marks, merged, then locked.
       look_at := room * 2 + 50;
@@ -142,12 +143,16 @@ begin
         union all
         select k.* from mark k where k.lane_id = any (lanes)
       ), range as (
-        select s.*, lead(s.priority) over (partition by s.lane_id order by s.priority, s.run_at, s.job_id) as until from start s
+        -- Bounds that the index can use: what lies beyond one is not read.
+        select s.*, coalesce(lead(s.priority) over next, 32767::smallint) as until_priority,
+          case when lead(s.priority) over next is null then timestamptz 'infinity' else '-infinity' end as until_run_at,
+          case when lead(s.priority) over next is null then 9223372036854775807 else -1 end as until_job_id
+        from start s window next as (partition by s.lane_id order by s.priority, s.run_at, s.job_id)
       ), look as materialized (
         select t.* from range r cross join lateral (
           select t.ctid as place, t.* from offstage_private.ticket t
           where t.lane_id = r.lane_id and (t.priority, t.run_at, t.job_id) > (r.priority, r.run_at, r.job_id)
-            and (r.until is null or (t.priority, t.run_at, t.job_id) < (r.until, timestamptz '-infinity', -1::bigint))
+            and (t.priority, t.run_at, t.job_id) < (r.until_priority, r.until_run_at, r.until_job_id)
           order by t.lane_id, t.priority, t.run_at, t.job_id limit look_at) t
         order by t.priority, t.run_at, t.job_id limit look_at
       ), got as materialized (
@@ -157,9 +162,10 @@ begin
         delete from offstage_private.ticket where ctid = any (array(select place from got where queue_id is null)) returning job_id
       )
       select (select array_agg(job_id) from gone),
-        array_agg(place) filter (where queue_id is not null), array_agg(queue_id) filter (where queue_id is not null), count(*)
-      into free, queued, queue_ids, seen from got;
+        array_agg(place) filter (where queue_id is not null), array_agg(queue_id) filter (where queue_id is not null), count(*), (select count(*) from look)
+      into free, queued, queue_ids, seen, looked from got;
     end if;
+    again := looked >= look_at and seen < room;  -- the rest is locked; behind it there may be more
     exit when seen = 0;
     -- A number of its own for each round, taken after its tickets were locked: a job that somebody has released since
     -- the last round has a released_claim above that round's number.
@@ -205,7 +211,7 @@ begin
       select (select array_agg(n.job_id order by n.position) from numbered n),
         (select array_agg(row (k.run_at, k.job_id, k.lane_id, k.queue_id, k.priority)::offstage_private.ticket) from
           (select distinct on (p.lane_id, p.priority) p.* from park p order by p.lane_id, p.priority, p.run_at desc, p.job_id desc) k),
-        (select count(*) from gone) < cardinality(queued)
+        again or (select count(*) from gone) < cardinality(queued)
       into got, marks, again;
       if got is not null then
         taken := taken || got;
@@ -216,7 +222,7 @@ begin
         return next;
       end loop;
       if cardinality(lanes) = 1 and cardinality(marks) = 1 then  -- the next round need not step over what this one parked
-        mark_priorities := array[m.priority]; mark_run_ats := array[m.run_at]; mark_job_ids := array[m.job_id];
+        mark_lanes := lanes; mark_priorities := array[m.priority]; mark_run_ats := array[m.run_at]; mark_job_ids := array[m.job_id];
       end if;
     end if;
     if cardinality(taken) > 0 then
@@ -253,7 +259,11 @@ begin
       null::text, null::interval, null::text, null::boolean, null::json;
   end if;
   if sleep_state > 0 then
-    return query select 'asleep', pg_snapshot_xmax(s)::text::bigint, pg_snapshot_xmin(s)::text::bigint, null::integer, null::smallint,
+    -- The next transaction is above all that are in progress. A snapshot's xmax is only above all that have ended.
+    return query select 'asleep', case when sleep_state > 1 then pg_snapshot_xmax(s)::text::bigint else
+      greatest(pg_snapshot_xmax(s)::text::bigint, (
+        select pg_snapshot_xmax(s)::text::bigint + age(pg_snapshot_xmax(s)::xid) - min(age(l.transactionid)) + 1
+        from pg_locks l where l.locktype = 'transactionid' and l.granted)) end, pg_snapshot_xmin(s)::text::bigint, null::integer, null::smallint,
       null::timestamptz, null::integer, null::smallint, null::smallint, null::smallint, null::timestamptz, null::integer, null::text,
       null::text, null::jsonb, null::text, null::interval, null::text, null::boolean, null::json
     from pg_current_snapshot() s;

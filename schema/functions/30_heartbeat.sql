@@ -134,6 +134,8 @@ end $$;
 create or replace function offstage.sign_off(worker_id integer) returns void
 language plpgsql as $$
 begin
+  -- Waits for a claim that is under way; the next statement then sees its lease.
+  perform 1 from offstage_private.worker w where w.id = sign_off.worker_id for update;
   delete from offstage_private.worker w
   where w.id = sign_off.worker_id and not exists (select from offstage_private.lease l where l.worker_id = w.id);
   if not found then

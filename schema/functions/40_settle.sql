@@ -26,13 +26,13 @@ begin
   if (policy ->> 'factor')::double precision not between 1 and 1000 then
     raise invalid_parameter_value using message = format('factor is %s', policy ->> 'factor'), hint = 'Expected 1 to 1000.';
   end if;
-  if policy ->> 'policy' = 'fixed' and not policy ? 'delay' or policy ->> 'policy' = 'list' and coalesce(jsonb_typeof(policy -> 'delays') <> 'array' or jsonb_array_length(policy -> 'delays') = 0, true) then
+  if policy ->> 'policy' = 'fixed' and policy ->> 'delay' is null or policy ->> 'policy' = 'list' and coalesce(jsonb_typeof(policy -> 'delays') <> 'array' or jsonb_array_length(policy -> 'delays') = 0, true) then
     raise invalid_parameter_value using message = format('the retry policy %s lacks its delay', policy);
   end if;
   foreach d in array array[policy ->> 'base', policy ->> 'max', policy ->> 'delay']
     || case when policy ? 'delays' then array(select jsonb_array_elements_text(policy -> 'delays')) end loop
-    if d::interval < interval '0' then
-      raise invalid_parameter_value using message = format('the delay %L is negative', d);
+    if d::interval < interval '0' or d::interval > interval '100 years' then
+      raise invalid_parameter_value using message = format('the delay %L is not between 0 and 100 years', d);
     end if;
   end loop;
 end $$;
@@ -46,7 +46,7 @@ language sql volatile as $$
   else (1 - random() * coalesce((policy ->> 'jitter')::double precision, 0)) *
     case policy ->> 'policy'
       when 'fixed' then (policy ->> 'delay')::interval
-      when 'list' then (policy -> 'delays' ->> least(attempt - 1, jsonb_array_length(policy -> 'delays') - 1))::interval
+      when 'list' then (policy -> 'delays' ->> greatest(least(attempt, jsonb_array_length(policy -> 'delays')) - 1, 0))::interval
       else least(extract(epoch from coalesce((policy ->> 'max')::interval, exp(10) * interval '1 s'))::double precision,
         extract(epoch from coalesce((policy ->> 'base')::interval, interval '1 s'))::double precision
           * power(coalesce((policy ->> 'factor')::double precision, exp(1)::double precision), least(attempt - 1, 60))) * interval '1 s'
@@ -88,10 +88,10 @@ begin
     insert into offstage_private.ticket (run_at, job_id, lane_id, queue_id, priority)
     select n.run_at, n.job_id, n.lane_id, n.queue_id, n.priority from next n returning lane_id, priority, run_at, job_id
   ), later as (
-    -- More lanes than we gave to, or all of them held by callers' transactions.
+    -- More lanes than we gave to, or one whose jobs are all held by callers' transactions.
     insert into offstage_private.handover (queue_id, due_at)
     select h.queue_id, at + interval '1 s' from head h
-    where h.lane_id is not null and (h.n = 9 or h.n = 1 and not exists (select from next n where n.queue_id = h.queue_id))
+    where h.lane_id is not null and (h.n = 9 or not exists (select from next n where n.queue_id = h.queue_id and n.lane_id = h.lane_id))
   )
   select (select json_agg(f) from (select distinct on (g.lane_id, g.priority) g.* from given g order by g.lane_id, g.priority, g.run_at, g.job_id) f),
     array(select distinct coalesce((select l.task_id from offstage_private.lane l where l.id = g.lane_id), g.lane_id) from given g)
@@ -275,7 +275,7 @@ begin
       delete from offstage_private.job j using decided d where j.id = d.id and d.outcome in ('succeeded', 'cancelled')
     ), changed as (
       update offstage_private.job j set
-        released_claim = d.claim, crashes = 0, failed = d.outcome = 'failed', run_at = d.next_run_at,
+        released_claim = d.claim, crashes = case when d.outcome = 'released' then j.crashes else 0 end, failed = d.outcome = 'failed', run_at = d.next_run_at,
         attempts = j.attempts + d.spent::integer,
         last_error = case when d.spent then d.why else j.last_error end,
         payload = coalesce(d.payload, j.payload)

@@ -14,7 +14,7 @@ create or replace function offstage_private.notify_waiters(ids bigint[]) returns
 language plpgsql as $$
 begin
   if exists (select from offstage_private.waiter) then
-    perform pg_notify('offstage:settled', 'offstage:' || w.job_id) from offstage_private.waiter w where w.job_id = any (ids);
+    perform pg_notify('offstage:settled', 'offstage' || ':' || w.job_id) from offstage_private.waiter w where w.job_id = any (ids);
   end if;
 end $$;
 

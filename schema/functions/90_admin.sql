@@ -1,7 +1,8 @@
 -- What people do to jobs, queues and tasks, and what they look at.
 
 -- Takes jobs that are not running into the caller's hands: out of their places, or locked where they have failed.
--- Running and unknown ones are left out. One by one in the order of the ids, so that two callers cannot deadlock.
+-- Running and unknown ones are left out. One by one, those without a key first, then in the order of the keys, which
+-- is add_jobs' as well: so two callers cannot deadlock.
 -- Lock order: a keyed job, then its place; a job without a key is only reached through its place, so that settle
 -- never waits for a caller's transaction.
 create or replace function offstage_private.seize(job_ids bigint[]) returns setof offstage_private.job
@@ -11,7 +12,7 @@ declare
   j offstage_private.job;
   again offstage_private.job;
 begin
-  for i in select distinct u from unnest(job_ids) u order by u loop
+  for i in select o.id from offstage_private.job o where o.id = any (job_ids) order by o.key nulls first, o.id loop
     loop
       select o.* into j from offstage_private.job o where o.id = i;
       exit when not found;
@@ -138,6 +139,7 @@ begin
     update offstage_private.job o set failed = false, attempts = case when o.failed then 0 else o.attempts end, crashes = 0,
       run_at = least(o.run_at, now()), updated_at = now()
     where o.id = j.id returning o.* into j;
+    delete from offstage_private.cancellation c where c.job_id = j.id;  -- one that came too late for the last attempt
     perform offstage_private.place(j, greatest(offstage_private.clock(), j.run_at));
     return next offstage_private.job_row(j);
   end loop;
@@ -159,8 +161,10 @@ end $$;
 -- Stops a queue: its waiting jobs stay, running ones finish. The queue is made when it is new.
 create or replace function offstage.pause_queue(queue_name text) returns void
 language plpgsql as $$
+declare
+  q integer := offstage_private.queue_id(queue_name);
 begin
-  update offstage_private.queue q set paused = true where q.id = offstage_private.queue_id(queue_name);
+  update offstage_private.queue o set paused = true where o.id = q;
 end $$;
 
 create or replace function offstage.resume_queue(queue_name text) returns void
@@ -187,14 +191,18 @@ end $$;
 -- Stops a task: its jobs are not claimed any more; running ones finish.
 create or replace function offstage.pause_task(task text) returns void
 language plpgsql as $$
+declare
+  t integer := offstage_private.task_id(task);
 begin
-  update offstage_private.task t set paused = true, revision = t.revision + 1 where t.id = offstage_private.task_id(task);
+  update offstage_private.task o set paused = true, revision = o.revision + 1 where o.id = t;
 end $$;
 
 create or replace function offstage.resume_task(task text) returns void
 language plpgsql as $$
+declare
+  t integer := offstage_private.task_id(task);
 begin
-  update offstage_private.task t set paused = false, revision = t.revision + 1 where t.id = offstage_private.task_id(task);
+  update offstage_private.task o set paused = false, revision = o.revision + 1 where o.id = t;
   perform pg_notify('offstage:wake', 'offstage');
 end $$;
 
