@@ -62,7 +62,7 @@ set jit = off set plan_cache_mode = force_generic_plan set enable_seqscan = off 
 as $$
 #variable_conflict use_column
 declare
-  at timestamptz := offstage_private.clock();
+  at timestamptz;        -- when the jobs were claimed
   lanes integer[];
   lane integer;
   room integer := least(want, 1000);
@@ -143,16 +143,12 @@ begin
         union all
         select k.* from mark k where k.lane_id = any (lanes)
       ), range as (
-        -- Bounds that the index can use: what lies beyond one is not read.
-        select s.*, coalesce(lead(s.priority) over next, 32767::smallint) as until_priority,
-          case when lead(s.priority) over next is null then timestamptz 'infinity' else '-infinity' end as until_run_at,
-          case when lead(s.priority) over next is null then 9223372036854775807 else -1 end as until_job_id
-        from start s window next as (partition by s.lane_id order by s.priority, s.run_at, s.job_id)
+        select s.*, coalesce(lead(s.priority) over (partition by s.lane_id order by s.priority, s.run_at, s.job_id), 32768) as until from start s
       ), look as materialized (
         select t.* from range r cross join lateral (
           select t.ctid as place, t.* from offstage_private.ticket t
           where t.lane_id = r.lane_id and (t.priority, t.run_at, t.job_id) > (r.priority, r.run_at, r.job_id)
-            and (t.priority, t.run_at, t.job_id) < (r.until_priority, r.until_run_at, r.until_job_id)
+            and t.priority < r.until  -- of one column only: at a pair of them, index scans do not stop
           order by t.lane_id, t.priority, t.run_at, t.job_id limit look_at) t
         order by t.priority, t.run_at, t.job_id limit look_at
       ), got as materialized (
@@ -226,6 +222,7 @@ begin
       end if;
     end if;
     if cardinality(taken) > 0 then
+      at := coalesce(at, offstage_private.clock());
       -- Only now, so that a look that finds nothing writes nothing and commits without a flush. Whoever holds the row
       -- against us (rescue) is declaring us dead.
       perform 1 from offstage_private.worker w where w.id = claim.worker_id and w.dead_at is null for key share skip locked;

@@ -1,0 +1,27 @@
+// Command offstage is the command line of Offstage: a worker for a directory of tasks, and what looks after jobs.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/offstage-dev/offstage/internal/cli"
+)
+
+// The first SIGINT or SIGTERM asks the command to stop, the second one ends the process.
+func main() {
+	ctx, cancel := context.WithCancel(context.Background())
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		<-signals
+		cancel()
+		<-signals
+		fmt.Fprintln(os.Stderr, "offstage: forced to stop")
+		os.Exit(cli.Interrupted)
+	}()
+	os.Exit(cli.OS().Run(ctx))
+}

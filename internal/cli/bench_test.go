@@ -1,0 +1,81 @@
+package cli
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestBench(t *testing.T) {
+	s := newStage(t)
+	s.want(Usage, "bench").says(t, "add --yes", "which is dropped afterwards")
+	tiny := []string{"bench", "--yes", "--count", "50", "--time", "20ms", "--samples", "3"}
+	r := s.want(Done, tiny...).says(t, "synchronous_commit", "add, one by one", "add, by 32 writers", "add, in bulk", "1 worker with 10 slots", "latency, to started", "p99")
+	if lines := strings.Count(r.out, "\n"); lines != 8 {
+		t.Errorf("%d lines:\n%s", lines, r.out)
+	}
+	got := decode[struct {
+		Conditions map[string]any
+		Figures    []figure
+	}](t, s.want(Done, append(tiny, "--json")...))
+	names := ""
+	for _, f := range got.Figures {
+		names += f.Name + " "
+		if f.Value <= 0 || f.Jobs == 0 || f.Conditions == "" || (f.Unit != "jobs/s" && f.Unit != "ms") {
+			t.Errorf("%+v", f)
+		}
+	}
+	if names != "add_single add_writers add_bulk work latency_started latency_settled latency_result " || got.Conditions["postgresql"] == nil {
+		t.Errorf("%s %v", names, got.Conditions)
+	}
+	if got := decode[struct{ Figures []figure }](t, s.want(Done, append(tiny, "--json", "--only", "latency")...)); len(got.Figures) != 3 {
+		t.Errorf("%+v", got)
+	}
+	s.noBench()
+}
+
+func (s *stage) noBench() {
+	s.t.Helper()
+	var left int
+	err := s.pool.QueryRow(s.t.Context(), `select count(*) from pg_catalog.pg_namespace where nspname like 'offstage_bench%'`).Scan(&left)
+	if err != nil || left != 0 {
+		s.t.Errorf("%d schemas are left (%v)", left, err)
+	}
+}
+
+// Ctrl-C leaves nothing behind.
+func TestBenchInterrupted(t *testing.T) {
+	s := newStage(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	m, out, errs := s.call("bench", "--yes", "--time", "1h")
+	ended := make(chan int, 1)
+	go func() { ended <- m.Run(ctx) }()
+	s.eventually(func() bool { return strings.Contains(errs.String(), "adding one by one …") })
+	cancel()
+	if exit := <-ended; exit != Interrupted {
+		t.Errorf("exit code %d\n%s%s", exit, out, errs)
+	}
+	s.noBench()
+}
+
+// A schema of that name which is somebody's own is not touched.
+func TestBenchSparesOthers(t *testing.T) {
+	s := newStage(t)
+	s.exec(`create schema offstage_bench`)
+	s.want(Refused, "bench", "--yes").says(t, "that a measurement has not made")
+	s.exec(`drop schema offstage_bench`) // is there
+}
+
+func TestQuantile(t *testing.T) {
+	t.Parallel()
+	each := []time.Duration{4e6, 1e6, 3e6, 2e6}
+	for q, want := range map[float64]float64{0: 1, 0.5: 2, 0.75: 3, 0.99: 4, 1: 4} {
+		if got := quantile(each, q); got != want {
+			t.Errorf("%v: %v instead of %v", q, got, want)
+		}
+	}
+	if quantile(nil, 0.5) != 0 {
+		t.Error("nothing has no median")
+	}
+}

@@ -1,0 +1,343 @@
+package cli
+
+import (
+	"context"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/offstage-dev/offstage/internal/pgtest"
+	"github.com/offstage-dev/offstage/schema"
+)
+
+// visit runs doctor and answers what each check said, the worst first.
+func (s *stage) visit(exit int, args ...string) map[string]finding {
+	s.t.Helper()
+	worst := map[string]finding{}
+	order := map[string]int{"ok": 0, "warn": 1, "fail": 2}
+	for _, f := range decode[[]finding](s.t, s.want(exit, append([]string{"doctor", "--json"}, args...)...)) {
+		if old, seen := worst[f.Check]; !seen || order[f.Status] > order[old.Status] {
+			worst[f.Check] = f
+		}
+		if (f.Status == "ok") != (f.Do == "") {
+			s.t.Errorf("what is there to do about it? %+v", f)
+		}
+	}
+	return worst
+}
+
+func (s *stage) found(all map[string]finding, check, status, detail string) {
+	s.t.Helper()
+	if f := all[check]; f.Status != status || !strings.Contains(f.Detail+" "+f.Do, detail) {
+		s.t.Errorf("%s: got %+v, want %s with %q", check, f, status, detail)
+	}
+}
+
+func TestDoctorFindsNothing(t *testing.T) {
+	s := newStage(t)
+	all := s.visit(Done)
+	for _, check := range []string{"connect", "clock", "connections", "pooler", "listen", "schema", "privileges", "drift", "snapshots", "autovacuum", "workers"} {
+		s.found(all, check, "ok", "")
+	}
+	s.found(all, "server", "warn", "fsync") // as the tests have it
+	s.want(Done, "doctor").says(t, "ok    drift", "do: set fsync", "1 warning, 0 failed")
+}
+
+func TestDoctorWithoutSchema(t *testing.T) {
+	t.Parallel()
+	s := onStage(t, pgtest.Bare(t).URL)
+	all := s.visit(Failed)
+	s.found(all, "schema", "fail", "offstage migrate")
+	if _, looked := all["drift"]; looked {
+		t.Error("there is nothing to compare")
+	}
+}
+
+func TestDoctorDrift(t *testing.T) {
+	s := newStage(t)
+	s.exec(`create or replace function offstage.pause_queue(queue_name text) returns void language plpgsql as $$ begin end $$`)
+	s.exec(`drop function offstage.await_job`)
+	s.exec(`create function offstage_private.mine() returns int language sql as 'select 1'`)
+	s.exec(`create function offstage.cancel_jobs() returns int language sql as 'select 1'`)
+	s.exec(`drop view offstage.workers`)
+	var text strings.Builder
+	for _, f := range decode[[]finding](t, s.want(Failed, "doctor", "--json")) {
+		text.WriteString(f.Check + " " + f.Status + " " + f.Detail + "\n")
+	}
+	for _, want := range []string{
+		"drift fail not as this program would install them: offstage.pause_queue\n",
+		"drift fail missing: offstage.await_job, view offstage.workers\n",
+		"drift warn not ours: offstage.cancel_jobs (overloaded), offstage_private.mine\n",
+	} {
+		if !strings.Contains(text.String(), want) {
+			t.Errorf("%q is missing in\n%s", want, text.String())
+		}
+	}
+}
+
+// Every function of the script is found in it, whatever the schema is called.
+func TestSources(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"offstage", "graphile_worker"} {
+		script, err := schema.Dump(name, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := 0
+		for _, bodies := range sources(script) {
+			n += len(bodies)
+		}
+		if want := strings.Count(script, "\ncreate or replace function "); n != want || n < 50 {
+			t.Errorf("%s: %d functions instead of %d", name, n, want)
+		}
+	}
+}
+
+func TestDoctorOtherSchema(t *testing.T) {
+	s := newStage(t)
+	s.want(Done, "migrate", "--schema", "other")
+	s.found(s.visit(Done, "--schema", "other"), "drift", "ok", "")
+}
+
+func TestDoctorPrivileges(t *testing.T) {
+	s := newStage(t)
+	super := s.db.SuperPool(t)
+	role := pgx.Identifier{"r_" + s.db.Name}.Sanitize()
+	t.Cleanup(func() {
+		for _, sql := range []string{"drop owned by " + role, "drop role " + role} {
+			if _, err := super.Exec(context.Background(), sql); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	for _, sql := range []string{
+		"create role " + role,
+		"grant " + role + " to owner",
+		"grant usage on schema offstage, offstage_private to " + role,
+		"grant select on all tables in schema offstage_private to " + role,
+		"grant insert, update, delete on all tables in schema offstage_private to " + role,
+		"revoke update on offstage_private.job from " + role,
+	} {
+		if _, err := super.Exec(t.Context(), strings.ReplaceAll(sql, "to owner", "to "+currentRole(t, s))); err != nil {
+			t.Fatalf("%s: %v", sql, err)
+		}
+	}
+	as := s.db.URL + "&options=-c%20role%3D" + "r_" + s.db.Name
+	s.found(s.visit(Failed, "-c", as), "privileges", "fail", "may not use: offstage.jobs, offstage.queues, offstage.workers, offstage_private.claim, offstage_private.job, offstage_private.job_id, offstage_private.lane_id")
+	if _, err := super.Exec(t.Context(), "grant update on offstage_private.job to "+role+"; grant select on all tables in schema offstage to "+role+
+		"; grant usage on all sequences in schema offstage_private to "+role, pgx.QueryExecModeSimpleProtocol); err != nil {
+		t.Fatal(err)
+	}
+	s.found(s.visit(Done, "-c", as), "privileges", "warn", "daily partitions")
+	if _, err := super.Exec(t.Context(), "revoke usage on schema offstage from "+role); err != nil {
+		t.Fatal(err)
+	}
+	s.found(s.visit(Failed, "-c", as), "privileges", "fail", "may not use the schemas")
+}
+
+func currentRole(t *testing.T, s *stage) (role string) {
+	t.Helper()
+	if err := s.pool.QueryRow(t.Context(), `select quote_ident(current_user)`).Scan(&role); err != nil {
+		t.Fatal(err)
+	}
+	return role
+}
+
+func TestDoctorVacuumAndSnapshots(t *testing.T) {
+	s := newStage(t)
+	s.exec(`alter table offstage_private.job set (autovacuum_enabled = false)`)
+	s.found(s.visit(Failed), "autovacuum", "fail", "reset (autovacuum_enabled)")
+
+	// Somebody who keeps a transaction open; the clock of the check is moved instead of waiting.
+	tx, err := s.pool.BeginTx(t.Context(), pgx.TxOptions{IsoLevel: pgx.RepeatableRead})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(context.Background())
+	if _, err := tx.Exec(t.Context(), `select 1`); err != nil {
+		t.Fatal(err)
+	}
+	for limit, want := range map[time.Duration]string{time.Nanosecond: "warn", time.Hour: "ok"} {
+		d := &doctor{db: &database{pool: s.pool, schema: "offstage"}, conn: s.db.Conn(t), old: limit, veryOld: time.Hour}
+		if err := d.snapshots(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if f := d.findings[0]; f.Status != want || want == "warn" && !strings.Contains(f.Do, "pg_terminate_backend") {
+			t.Errorf("%v: %+v", limit, d.findings)
+		}
+	}
+	d := &doctor{db: &database{pool: s.pool, schema: "offstage"}, conn: s.db.Conn(t), old: time.Nanosecond, veryOld: time.Nanosecond}
+	if err := d.snapshots(t.Context()); err != nil || d.findings[0].Status != "fail" {
+		t.Errorf("%+v %v", d.findings, err)
+	}
+}
+
+func TestDoctorWorkers(t *testing.T) {
+	s := newStage(t)
+	s.add("mail", nil)
+	s.add("report", nil)
+	s.exec(`select offstage.add_job('flagged', flags => array['x'])`)
+	s.found(s.visit(Done), "workers", "warn", "no worker runs; tasks: flagged, mail, report")
+	s.script("mail.sh", "#!/bin/sh\n")
+	errs, _ := s.start("worker")
+	s.eventually(func() bool { return strings.Contains(errs.String(), "worker is ready") })
+	s.found(s.visit(Done), "workers", "warn", "no running worker knows: flagged, report")
+	s.exec(`select offstage.pause_task('report'), offstage.pause_task('flagged')`)
+	s.found(s.visit(Done), "workers", "ok", "1 worker running")
+}
+
+func TestDoctorReadOnly(t *testing.T) {
+	s := newStage(t)
+	s.found(s.visit(Failed, "-c", s.db.URL+"&default_transaction_read_only=on&statement_timeout=5000"), "server", "fail", "read-only")
+}
+
+func TestDoctorBehindPoolers(t *testing.T) {
+	s := newStage(t)
+	s.env["DATABASE_URL"] = lending(t, s.db.URL)
+	all := s.visit(Done)
+	s.found(all, "pooler", "warn", "session mode")
+	s.found(all, "listen", "warn", "--poll-interval")
+	s.found(all, "drift", "ok", "")
+	s.want(Done, "add", "t")
+	s.want(Done, "jobs").says(t, "waiting")
+}
+
+// lending is a pooler that lends a session of the server for each transaction, the one that was given back last.
+func lending(t *testing.T, url string) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := pgconn.ParseConfig(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	free := make(chan *pgproto3.Frontend, 4)
+	var stack []*pgconn.HijackedConn
+	lend := make(chan *pgproto3.Frontend)
+	done := make(chan struct{})
+	for range cap(free) {
+		conn, err := pgconn.ConnectConfig(context.Background(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h, err := conn.Hijack()
+		if err != nil {
+			t.Fatal(err)
+		}
+		stack = append(stack, h)
+	}
+	ended := make(chan struct{})
+	go func() { // keeps the sessions; the last one given back is lent first
+		defer close(ended)
+		idle := []*pgproto3.Frontend{}
+		for _, h := range stack {
+			idle = append(idle, h.Frontend)
+		}
+		for {
+			var out chan *pgproto3.Frontend
+			var next *pgproto3.Frontend
+			if len(idle) > 0 {
+				out, next = lend, idle[len(idle)-1]
+			}
+			select {
+			case out <- next:
+				idle = idle[:len(idle)-1]
+			case back := <-free:
+				idle = append(idle, back)
+			case <-done:
+				return
+			}
+		}
+	}()
+	accepting := make(chan struct{})
+	go func() {
+		defer close(accepting)
+		for {
+			c, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				serveClient(c, lend, free, done)
+			}()
+		}
+	}()
+	t.Cleanup(func() {
+		listener.Close()
+		<-accepting
+		close(done)
+		<-ended
+		for _, h := range stack {
+			h.Conn.Close()
+		}
+	})
+	where := listener.Addr().String()
+	return "postgres://" + cfg.User + ":x@" + where + "/" + cfg.Database + "?sslmode=disable"
+}
+
+func serveClient(c net.Conn, lend <-chan *pgproto3.Frontend, free chan<- *pgproto3.Frontend, done <-chan struct{}) {
+	client := pgproto3.NewBackend(c, c)
+	if _, err := client.ReceiveStartupMessage(); err != nil {
+		return
+	}
+	client.Send(&pgproto3.AuthenticationOk{})
+	for name, value := range map[string]string{"server_version": "15.0", "client_encoding": "UTF8", "standard_conforming_strings": "on", "TimeZone": "UTC"} {
+		client.Send(&pgproto3.ParameterStatus{Name: name, Value: value})
+	}
+	client.Send(&pgproto3.BackendKeyData{ProcessID: 1, SecretKey: []byte{0, 0, 0, 1}})
+	client.Send(&pgproto3.ReadyForQuery{TxStatus: 'I'})
+	if client.Flush() != nil {
+		return
+	}
+	var server *pgproto3.Frontend
+	for {
+		msg, err := client.Receive()
+		if err != nil {
+			return
+		}
+		if _, bye := msg.(*pgproto3.Terminate); bye {
+			return
+		}
+		if server == nil {
+			select {
+			case server = <-lend:
+			case <-done:
+				return
+			}
+		}
+		server.Send(msg)
+		_, query := msg.(*pgproto3.Query)
+		_, sync := msg.(*pgproto3.Sync)
+		if !query && !sync {
+			continue
+		}
+		if server.Flush() != nil {
+			return
+		}
+		for ready := false; !ready; {
+			answer, err := server.Receive()
+			if err != nil {
+				return
+			}
+			client.Send(answer)
+			if r, ok := answer.(*pgproto3.ReadyForQuery); ok {
+				ready = true
+				if r.TxStatus == 'I' {
+					free <- server
+					server = nil
+				}
+			}
+		}
+		if client.Flush() != nil {
+			return
+		}
+	}
+}
