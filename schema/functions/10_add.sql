@@ -313,18 +313,20 @@ begin
 
   -- Reads no job again: two SERIALIZABLE callers do not disturb each other.
   return query
-    select (x.job).*
+    select x.id, x.queue_id, x.task_id, x.payload, x.priority, x.run_at, x.attempts, x.max_attempts, x.last_error, x.added_at, x.updated_at, x.key,
+      null::timestamptz, null::text, x.revision, x.flags, true
     from (
-      select s.ord, (ids[s.ord], q.id, t.id, coalesce(s.payload, '{}'), coalesce(s.priority, 0::smallint), coalesce(s.run_at, now()),
-        0::smallint, coalesce(s.max_attempts, t.max_attempts, 25::smallint), null, now(), now(), null, null, null, 0,
-        offstage_private.flag_set(s.flags), true)::offstage._private_jobs as job
+      select s.ord, ids[s.ord] as id, q.id as queue_id, t.id as task_id, coalesce(s.payload, '{}') as payload,
+        coalesce(s.priority, 0::smallint) as priority, coalesce(s.run_at, now()) as run_at, 0::smallint as attempts,
+        coalesce(s.max_attempts, t.max_attempts, 25::smallint) as max_attempts, null::text as last_error, now() as added_at, now() as updated_at,
+        null::text as key, 0 as revision, case when s.flags is not null then offstage_private.flag_set(s.flags) end as flags
       from unnest(specs) with ordinality s (identifier, payload, queue_name, run_at, max_attempts, job_key, priority, flags, ord)
       join offstage_private.task t on t.name = s.identifier
       left join offstage_private.queue q on q.name = s.queue_name
       where s.job_key is null
       union all
-      select i.ord, (k.id, k.queue_id, k.task_id, k.payload, k.priority, k.run_at, k.attempts, coalesce(k.max_attempts, t.max_attempts, 25::smallint),
-        k.last_error, k.added_at, k.updated_at, k.key, null, null, k.revision, k.flags, true)::offstage._private_jobs
+      select i.ord, k.id, k.queue_id, k.task_id, k.payload, k.priority, k.run_at, k.attempts, coalesce(k.max_attempts, t.max_attempts, 25::smallint),
+        k.last_error, k.added_at, k.updated_at, k.key, k.revision, k.flags
       from unnest(keyed) k
       join offstage_private.task t on t.id = k.task_id
       join unnest(ids) with ordinality i (id, ord) on i.id = k.id
