@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -199,7 +200,7 @@ func encode(s Spec) (e encoded, err error) {
 		opts["notify_node"] = s.NotifyNode
 	}
 	if s.Timeout != 0 {
-		opts["timeout"] = fmt.Sprintf("%d us", s.Timeout.Microseconds())
+		opts["timeout"] = strconv.FormatFloat(s.Timeout.Seconds(), 'f', 6, 64) + " s" // PostgreSQL 14 takes 2³¹ of a unit at most
 	}
 	if !s.ExpiresAt.IsZero() {
 		opts["expires_at"] = s.ExpiresAt

@@ -54,8 +54,7 @@ func (c *Client) await(ctx context.Context, id int64) (Status, error) {
 	}
 	outside := *c
 	outside.db = pgxDB{c.pool} // never inside the caller's transaction: it would wait for itself
-	told, leave := c.events.join(id)
-	defer leave()
+	var told <-chan struct{}
 	var announced time.Time
 	// The settle that ends the job looks for our row before it commits. One that looked just before we wrote it is
 	// over soon: so look again soon at first.
@@ -69,6 +68,11 @@ func (c *Client) await(ctx context.Context, id int64) (Status, error) {
 		st, err := outside.Status(ctx, id)
 		if err != nil || st.Outcome != "" {
 			return st, err
+		}
+		if told == nil { // who need not wait makes no connection; what ends just now is seen by the next look
+			ch, leave := c.events.join(id)
+			defer leave()
+			told = ch
 		}
 		timer := time.NewTimer(pause)
 		select {

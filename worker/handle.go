@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -69,8 +70,8 @@ func (p RetryPolicy) MarshalJSON() ([]byte, error) {
 	return json.Marshal(m)
 }
 
-// interval is d as PostgreSQL reads it.
-func interval(d time.Duration) string { return fmt.Sprintf("%d us", d.Microseconds()) }
+// interval is d as PostgreSQL reads it; in seconds, because version 14 takes no more than 2³¹ microseconds.
+func interval(d time.Duration) string { return strconv.FormatFloat(d.Seconds(), 'f', 6, 64) + " s" }
 
 // Option is a setting of a task that the program states. Settings are stored with the task; what a program does not
 // state stays as it is in the database (see configure_task).

@@ -82,15 +82,20 @@ type lines struct {
 func (l *lines) add(line string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.tail == nil && len(l.head)+len(line) < keepLog {
-		l.head = append(append(l.head, line...), '\n')
+	line += "\n"
+	if room := keepLog - len(l.head); room > 0 && l.tail == nil {
+		n := min(room, len(line))
+		l.head = append(l.head, line[:n]...)
+		line = line[n:]
+	}
+	if line == "" {
 		return
 	}
 	if len(line) > keepLog {
 		l.dropped += len(line) - keepLog
 		line = line[len(line)-keepLog:]
 	}
-	l.tail = append(append(l.tail, line...), '\n')
+	l.tail = append(l.tail, line...)
 	if len(l.tail) > 2*keepLog { // cut now and then, not at every line
 		l.dropped += len(l.tail) - keepLog
 		l.tail = append([]byte(nil), l.tail[len(l.tail)-keepLog:]...)

@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"sync"
 	"testing"
 	"time"
 
@@ -68,19 +69,17 @@ func (s *stage) run(w *worker.Worker) (stop func() error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- w.Run(ctx) }()
-	stopped := false
+	var once sync.Once
 	var result error
 	stop = func() error {
-		if stopped {
-			return result
-		}
-		stopped = true
-		cancel()
-		select {
-		case result = <-done:
-		case <-time.After(time.Minute):
-			s.t.Error("the worker did not stop within a minute")
-		}
+		once.Do(func() { // whoever comes second waits for the first
+			cancel()
+			select {
+			case result = <-done:
+			case <-time.After(time.Minute):
+				s.t.Error("the worker did not stop within a minute")
+			}
+		})
 		return result
 	}
 	s.t.Cleanup(func() {

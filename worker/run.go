@@ -180,7 +180,10 @@ func (a *attempt) endingOf(err, cause error) store.Ending {
 	case err == nil:
 		return a.end("finished", nil)
 	case errors.As(err, &control):
-		e := a.end(control.Verb, control.Err)
+		e := a.end(control.Verb, nil)
+		if control.Err != nil {
+			e = a.end(control.Verb, err) // with what it was wrapped in
+		}
 		if control.Verb == "snooze" || control.Verb == "retry" {
 			seconds := control.Delay.Seconds()
 			e.Delay = &seconds
@@ -211,16 +214,20 @@ func (a *attempt) end(ending string, err error) store.Ending {
 	return e
 }
 
-// storable makes a text that PostgreSQL takes: valid UTF-8, without NUL, at most n bytes.
+// storable makes a text that PostgreSQL takes: valid UTF-8, without NUL, at most n bytes and an ellipsis.
 func storable(text string, n int) string {
-	if len(text) > n {
-		cut := n
-		for cut > 0 && !utf8.RuneStart(text[cut]) {
-			cut--
-		}
-		text = text[:cut] + "…"
+	if len(text) > 4*n { // what is cut away anyway need not be cleaned
+		text = text[:4*n]
 	}
-	return strings.ReplaceAll(strings.ToValidUTF8(text, "\uFFFD"), "\x00", "\uFFFD")
+	text = strings.ReplaceAll(strings.ToValidUTF8(text, "\uFFFD"), "\x00", "\uFFFD")
+	if len(text) <= n {
+		return text
+	}
+	cut := n
+	for !utf8.RuneStart(text[cut]) {
+		cut--
+	}
+	return text[:cut] + "…"
 }
 
 func cancelledBy(reason string) error { return fmt.Errorf("%w: %s", offstage.ErrCancelled, reason) }

@@ -130,6 +130,8 @@ func (w *Worker) run(ctx context.Context, once bool) error {
 				return err
 			}
 			w.cfg.Log.Warn("worker: was declared dead, its jobs are others' now; starts anew", "worker", s.id)
+		} else if isData(err) {
+			return fmt.Errorf("worker: register: the database refuses the settings of a task: %w", err)
 		} else if ctx.Err() == nil {
 			w.cfg.Log.Warn("worker: cannot register, will try again", "error", err)
 		}
