@@ -27,6 +27,9 @@ func CheckName(name string) error {
 	if !validName.MatchString(name) {
 		return fmt.Errorf("schema name %q is not allowed: use 1 to 55 of a-z, 0-9 and _, not starting with a digit", name)
 	}
+	if strings.HasSuffix(name, "_private") {
+		return fmt.Errorf("schema name %q is not allowed: with _private behind it, it would be the one for the tables of another installation", name)
+	}
 	if strings.HasPrefix(name, "pg_") || name == "public" || name == "information_schema" {
 		return fmt.Errorf("schema name %q is not allowed: it belongs to PostgreSQL; choose one of Offstage's own", name)
 	}

@@ -160,7 +160,7 @@ func inspect(ctx context.Context, db querier, schema string) (state, error) {
 		    where n.nspname = $1 and c.relname in ('_private_jobs', 'jobs') and c.relkind in ('r', 'p')),
 		  exists (select from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
 		    where n.nspname = $1 || '_private' and c.relname = 'migration' and c.relkind = 'r'),
-		  exists (select from pg_catalog.pg_get_keywords() where word = $1 and catcode in ('R', 'T'))`, schema).
+		  exists (select from pg_catalog.pg_get_keywords() where word = $1 and catcode <> 'U')`, schema).
 		Scan(&s.api, &s.inner, &graphile, &ours, &reserved)
 	switch {
 	case err != nil:

@@ -173,8 +173,9 @@ begin
       -- have done who had the lock before.
       queue_ids := array(select q.id from offstage_private.queue q where q.id = any (queue_ids) for update skip locked);
       with q as materialized (
-        select q.id, case when q.paused then 0 else q.concurrency - cardinality(q.claims) end as slots
-        from offstage_private.queue q where q.id = any (queue_ids)
+        select q.id, case when s.paused then 0 else coalesce(s.concurrency, 1) - cardinality(q.claims) end as slots
+        from offstage_private.queue q left join offstage_private.queue_setting s on s.queue_id = q.id
+        where q.id = any (queue_ids)
       ), gone as (
         delete from offstage_private.ticket t where t.ctid = any (queued) and t.queue_id = any (array(select id from q))
         returning t.run_at, t.job_id, t.lane_id, t.queue_id, t.priority

@@ -29,6 +29,9 @@ begin
   if policy ->> 'policy' = 'fixed' and policy ->> 'delay' is null or policy ->> 'policy' = 'list' and coalesce(jsonb_typeof(policy -> 'delays') <> 'array' or jsonb_array_length(policy -> 'delays') = 0, true) then
     raise invalid_parameter_value using message = format('the retry policy %s lacks its delay', policy);
   end if;
+  if policy -> 'delays' @> '[null]' then
+    raise invalid_parameter_value using message = format('the retry policy %s lacks a delay', policy);
+  end if;
   foreach d in array array[policy ->> 'base', policy ->> 'max', policy ->> 'delay']
     || case when policy ? 'delays' then array(select jsonb_array_elements_text(policy -> 'delays')) end loop
     if d::interval < interval '0' or d::interval > interval '100 years' then
@@ -67,8 +70,9 @@ declare
   t integer;
 begin
   with recursive open as materialized (
-    select q.id, q.concurrency - cardinality(q.claims) as slots from offstage_private.queue q
-    where q.id = any (queue_ids) and not q.paused and q.concurrency > cardinality(q.claims)
+    select q.id, coalesce(s.concurrency, 1) - cardinality(q.claims) as slots
+    from offstage_private.queue q left join offstage_private.queue_setting s on s.queue_id = q.id
+    where q.id = any (queue_ids) and s.paused is not true and coalesce(s.concurrency, 1) > cardinality(q.claims)
   ), head (queue_id, slots, lane_id, n) as (
     select o.id, o.slots, (select p.lane_id from offstage_private.parked p where p.queue_id = o.id order by p.queue_id, p.lane_id limit 1), 1
     from open o
@@ -208,9 +212,9 @@ begin
       select x.claim, x.job_id, x.result, x.log, l.claimed_at
       from unnest(claims, job_ids, results, logs) x (claim, job_id, result, log)
       cross join lateral (
-        select e.claimed_at from offstage_private.lease e
-        where e.claim = (x.claim & -1024) and e.worker_id = settle.worker_id and e.job_ids[(x.claim & 1023)::integer] = x.job_id
-        limit 1) l  -- limit: one look-up each, however many leases the planner thinks there are
+        select e.claimed_at, e.worker_id, e.job_ids from offstage_private.lease e where e.claim = (x.claim & -1024) limit 1) l
+      -- Outside of the limit, so that the look-up is by claim: by worker it would step over all that it has deleted.
+      where l.worker_id = settle.worker_id and l.job_ids[(x.claim & 1023)::integer] = x.job_id
     ), gone as (
       delete from offstage_private.job j using held h
       where j.id = h.job_id and j.released_claim < h.claim and j.key is null
@@ -344,7 +348,8 @@ begin
   end if;
 
   if waited then
-    perform offstage_private.notify_waiters(coalesce(job_ids, '{}') || settled);
+    perform offstage_private.notify_waiters(coalesce(job_ids, '{}') || settled || array(
+      select e.job_id from json_to_recordset(coalesce(endings, '[]')) e (job_id bigint, ending text) where e.ending = 'finished'));
   end if;
   if cardinality(emptied) > 0 then
     delete from offstage_private.lease l where l.claim = any (emptied) and l.worker_id = settle.worker_id;

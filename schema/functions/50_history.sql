@@ -54,7 +54,7 @@ begin
       case when j.failed then (select max(h.settled_at) from offstage_private.history h where h.job_id = j.id and h.outcome = 'failed') end
     from offstage_private.job j
     left join offstage_private.lease_of(j) l on true
-    left join offstage_private.progress p on p.job_id = j.id
+    left join offstage_private.progress p on p.job_id = j.id and p.claim > j.released_claim
     where j.id = job_status.job_id;
   if not found then
     return query
@@ -73,13 +73,13 @@ language sql stable as $$
     when exists (select from offstage_private.ticket p
                  where p.lane_id = j.lane_id and p.priority = j.priority and p.run_at = j.run_at and p.job_id = j.id)
       then case when (select t.paused from offstage_private.task t where t.id = j.task_id)
-                  or (select q.paused from offstage_private.queue q where q.id = j.queue_id) then 'paused' else 'waiting' end
+                  or (select q.paused from offstage_private.queue_setting q where q.queue_id = j.queue_id) then 'paused' else 'waiting' end
     when exists (select from offstage_private.scheduled p where p.run_at = j.run_at and p.job_id = j.id) then 'scheduled'
     when exists (select from offstage_private.parked p
                  where p.queue_id = j.queue_id and p.lane_id = j.lane_id and p.priority = j.priority
                    and p.run_at = j.run_at and p.job_id = j.id)
       then case when (select t.paused from offstage_private.task t where t.id = j.task_id)
-                  or (select q.paused from offstage_private.queue q where q.id = j.queue_id) then 'paused' else 'parked' end
+                  or (select q.paused from offstage_private.queue_setting q where q.queue_id = j.queue_id) then 'paused' else 'parked' end
     else 'running'
   end
 $$;

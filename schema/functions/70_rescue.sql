@@ -14,6 +14,7 @@ declare
   n integer := 0;
   slot_claims bigint[] := '{}';
   slot_queues integer[] := '{}';
+  emptied bigint[] := '{}';
   waited bigint[] := '{}';
 begin
   for l in
@@ -68,15 +69,18 @@ begin
     slot_queues := slot_queues || batch.slot_queues;
     waited := waited || batch.ended;
     if not exists (select from offstage_private.job j where j.id = any (l.job_ids) and j.released_claim < l.claim) then
-      -- Slots of jobs that are gone without having been settled: their handlers ended them (finish()).
-      select array_agg(c) as slot_claims, array_agg(q.id) as slot_queues into batch
-      from offstage_private.queue q cross join lateral unnest(q.claims) c
-      where q.claims <> '{}' and c & -1024 = l.claim and c <> all (slot_claims);
-      slot_claims := slot_claims || batch.slot_claims;
-      slot_queues := slot_queues || batch.slot_queues;
       delete from offstage_private.lease e where e.claim = l.claim;
+      emptied := emptied || l.claim;
     end if;
   end loop;
+  if emptied <> '{}' then
+    -- Slots of jobs that are gone without having been settled: their handlers ended them (finish()).
+    select array_agg(c) as slot_claims, array_agg(q.id) as slot_queues into batch
+    from offstage_private.queue q cross join lateral unnest(q.claims) c
+    where q.claims <> '{}' and c & -1024 = any (emptied) and c <> all (slot_claims);
+    slot_claims := slot_claims || batch.slot_claims;
+    slot_queues := slot_queues || batch.slot_queues;
+  end if;
   if cardinality(slot_claims) > 0 then
     perform offstage_private.free_slots(slot_queues, slot_claims);
   end if;
@@ -156,15 +160,18 @@ begin
 
   -- Partitions of history: made two days ahead, dropped whole. Neither waits long for readers: it comes again.
   perform set_config('lock_timeout', '200ms', true);
+  for d in select (at at time zone 'UTC')::date + n from generate_series(1, 2) n loop
+    part := 'history_' || to_char(d, 'YYYYMMDD');
+    continue when to_regclass('offstage_private.' || part) is not null;
+    begin
+      execute format('create table offstage_private.%I (like offstage_private.history including defaults including indexes)', part);
+      execute format('alter table offstage_private.history attach partition offstage_private.%I for values from (%L) to (%L)',
+        part, d::timestamp at time zone 'UTC', (d + 1)::timestamp at time zone 'UTC');
+    exception when lock_not_available or check_violation then
+      null;  -- somebody reads history, or history_rest has entries of that day already (the clock was wrong): it keeps them
+    end;
+  end loop;
   begin
-    for d in select generate_series((at at time zone 'UTC')::date + 1, (at at time zone 'UTC')::date + 2, '1 day')::date loop
-      part := 'history_' || to_char(d, 'YYYYMMDD');
-      if to_regclass('offstage_private.' || part) is null then
-        execute format('create table offstage_private.%I (like offstage_private.history including defaults including indexes)', part);
-        execute format('alter table offstage_private.history attach partition offstage_private.%I for values from (%L) to (%L)',
-          part, d::timestamp at time zone 'UTC', (d + 1)::timestamp at time zone 'UTC');
-      end if;
-    end loop;
     for part in
       select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid
       where i.inhparent = 'offstage_private.history'::regclass and c.relname ~ '^history_[0-9]{8}$'

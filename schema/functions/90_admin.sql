@@ -12,7 +12,12 @@ declare
   j offstage_private.job;
   again offstage_private.job;
 begin
-  for i in select o.id from offstage_private.job o where o.id = any (job_ids) order by o.key nulls first, o.id loop
+  for i in
+    select x.id from (
+      select distinct o.id, o.key
+      from unnest(job_ids) u cross join lateral (select k.id, k.key from offstage_private.job k where k.id = u limit 1) o  -- one look-up each
+    ) x order by x.key nulls first, x.id
+  loop
     loop
       select o.* into j from offstage_private.job o where o.id = i;
       exit when not found;
@@ -73,8 +78,10 @@ create or replace function offstage.reschedule_jobs(
 language plpgsql as $$
 declare
   j offstage_private.job;
+  failed_before boolean;
 begin
   for j in select * from offstage_private.seize(job_ids) loop
+    failed_before := j.failed;
     j.run_at := coalesce(reschedule_jobs.run_at, j.run_at);
     j.priority := coalesce(reschedule_jobs.priority, j.priority);
     j.attempts := coalesce(reschedule_jobs.attempts, j.attempts);
@@ -92,6 +99,8 @@ begin
     where o.id = j.id;
     if not j.failed then
       perform offstage_private.place(j, offstage_private.clock());
+    elsif not failed_before then
+      perform offstage_private.ended(j, 'failed', coalesce(j.last_error, 'no attempts are left'));
     end if;
     return next offstage_private.job_row(j);
   end loop;
@@ -118,7 +127,8 @@ begin
   for job_id in
     insert into offstage_private.cancellation as c (job_id, reason, requested_at)
     select o.id, coalesce(cancel_jobs.reason, 'cancelled by hand'), offstage_private.clock()
-    from offstage_private.job o where o.id = any (job_ids) and o.id <> all (seized)
+    from unnest(job_ids) u cross join lateral (select k.id from offstage_private.job k where k.id = u limit 1) o
+    where o.id <> all (seized)
     on conflict on constraint cancellation_pkey do nothing returning c.job_id
   loop
     answer := 'requested';
@@ -164,15 +174,16 @@ language plpgsql as $$
 declare
   q integer := offstage_private.queue_id(queue_name);
 begin
-  update offstage_private.queue o set paused = true where o.id = q;
+  insert into offstage_private.queue_setting as o (queue_id, paused) values (q, true) on conflict (queue_id) do update set paused = true;
 end $$;
 
+-- Lets a paused queue go on: its jobs get their turns again within milliseconds.
 create or replace function offstage.resume_queue(queue_name text) returns void
 language plpgsql as $$
 declare
   q integer := offstage_private.queue_id(queue_name);
 begin
-  update offstage_private.queue o set paused = false where o.id = q;
+  update offstage_private.queue_setting o set paused = false where o.queue_id = q;
   insert into offstage_private.handover (queue_id, due_at) values (q, offstage_private.clock());
   perform pg_notify('offstage:wake', 'offstage');
 end $$;
@@ -183,7 +194,8 @@ language plpgsql as $$
 declare
   q integer := offstage_private.queue_id(queue_name);
 begin
-  update offstage_private.queue o set concurrency = configure_queue.concurrency where o.id = q;
+  insert into offstage_private.queue_setting as o (queue_id, concurrency) values (q, configure_queue.concurrency)
+  on conflict (queue_id) do update set concurrency = excluded.concurrency;
   insert into offstage_private.handover (queue_id, due_at) values (q, offstage_private.clock());
   perform pg_notify('offstage:wake', 'offstage');
 end $$;
@@ -197,6 +209,7 @@ begin
   update offstage_private.task o set paused = true, revision = o.revision + 1 where o.id = t;
 end $$;
 
+-- Lets a paused task go on.
 create or replace function offstage.resume_task(task text) returns void
 language plpgsql as $$
 declare
@@ -238,7 +251,7 @@ begin
     when 'scheduled' then format('scheduled for %s%s', j.run_at, case when j.attempts > 0 then format(', after failed attempt %s: %s', j.attempts, j.last_error) else '' end)
     when 'paused' then case when t.paused then format('its task %L is paused; resume_task(%L) lets it go on', t.name, t.name)
       else format('its queue %L is paused; resume_queue(%L) lets it go on', q.name, q.name) end
-    when 'parked' then format('its queue %L runs %s job(s) at a time and is busy; %s wait(s) in it', q.name, q.concurrency,
+    when 'parked' then format('its queue %L runs %s job(s) at a time and is busy; %s wait(s) in it', q.name, coalesce((select o.concurrency from offstage_private.queue_setting o where o.queue_id = q.id), 1),
       (select count(*) from (select from offstage_private.parked p where p.queue_id = j.queue_id limit 10001) x))
     when 'waiting' then case
       when not exists (select from offstage_private.worker w where w.dead_at is null and w.beat_at > offstage_private.clock() - 5 * w.period)
@@ -270,9 +283,9 @@ create or replace view offstage.jobs as
 
 -- Queues with what is in them. Counts stop at 10,000.
 create or replace view offstage.queues as
-  select q.name as queue_name, q.concurrency, q.paused, cardinality(q.claims) as running,
+  select q.name as queue_name, coalesce(s.concurrency, 1) as concurrency, coalesce(s.paused, false) as paused, cardinality(q.claims) as running,
     (select count(*) from (select from offstage_private.parked p where p.queue_id = q.id limit 10000) x) as parked
-  from offstage_private.queue q;
+  from offstage_private.queue q left join offstage_private.queue_setting s on s.queue_id = q.id;
 
 -- Workers that live, or died lately.
 create or replace view offstage.workers as

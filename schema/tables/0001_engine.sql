@@ -33,7 +33,7 @@ create table offstage_private.task (
   name text not null unique constraint tasks_identifier_check check (length(name) <= 128),
   max_attempts smallint check (max_attempts > 0),     -- null: 25
   retry jsonb,                                        -- null: Graphile Worker's delays; see retry_delay()
-  timeout interval check (timeout > interval '0'),    -- of one attempt; null: none
+  timeout interval check (timeout > interval '0' and timeout <= interval '100 years'),  -- of one attempt; null: none
   keep text check (keep in ('all', 'failures', 'none')),  -- what history holds; null: all
   paused boolean not null default false,
   revision integer not null default 0                 -- bumped by every change, so that workers notice
@@ -53,10 +53,16 @@ create unique index lane_flags on offstage_private.lane (task_id, md5(flags::tex
 create table offstage_private.queue (
   id integer generated always as identity primary key,
   name text not null unique constraint job_queues_queue_name_check check (length(name) <= 128),
-  concurrency integer not null default 1 check (concurrency > 0),
-  paused boolean not null default false,
   claims bigint[] not null default '{}'               -- its slots: the claims that hold one
 ) with (fillfactor = 50);
+
+-- What people set on a queue; no row: one at a time, not paused. A table of its own, because settle and promote wait for the
+-- row in queue: a caller who pauses a queue and leaves the transaction open must not hold them up.
+create table offstage_private.queue_setting (
+  queue_id integer primary key,
+  concurrency integer not null default 1 check (concurrency > 0),
+  paused boolean not null default false
+);
 
 create table offstage_private.worker (
   id integer generated always as identity primary key,

@@ -1,0 +1,6 @@
+package e2e_test
+
+import "syscall"
+
+// dieWithTest ends a process with the test binary, however that ends.
+func dieWithTest() *syscall.SysProcAttr { return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} }

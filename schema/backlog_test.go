@@ -1,0 +1,234 @@
+package schema_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/offstage-dev/offstage/internal/pgtest"
+)
+
+// many is how many jobs stand in the way.
+const many = 100_000
+
+// buffers runs a call and answers how many pages it has touched, what is nested in it included. What it did is undone.
+func buffers(t testing.TB, conn *pgx.Conn, call string, args ...any) int {
+	t.Helper()
+	tx, err := conn.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(context.WithoutCancel(t.Context()))
+	var plan []byte
+	if err := tx.QueryRow(t.Context(), "explain (analyze, buffers, format json) "+call, args...).Scan(&plan); err != nil {
+		t.Fatalf("%s: %v", call, err)
+	}
+	var parsed []struct {
+		Plan struct {
+			Hit  int `json:"Shared Hit Blocks"`
+			Read int `json:"Shared Read Blocks"`
+		}
+	}
+	if err := json.Unmarshal(plan, &parsed); err != nil {
+		t.Fatal(err)
+	}
+	return parsed[0].Plan.Hit + parsed[0].Plan.Read
+}
+
+// marks are those that claims answered, and that a worker would make from its jobs: the last of each lane and priority.
+type marks struct {
+	lanes      []int32
+	priorities []int16
+	runAts     []any
+	ids        []int64
+}
+
+func (m marks) args(worker int32, want int, tasks []int32) []any {
+	if m.lanes == nil {
+		return []any{worker, want, tasks, []string{"no"}, nil, nil, nil, nil}
+	}
+	return []any{worker, want, tasks, []string{"no"}, m.lanes, m.priorities, m.runAts, m.ids}
+}
+
+const claimCall = `select * from offstage.claim($1, $2, $3, $4, $5, $6, $7, $8)`
+
+// fill adds n jobs of a task with tickets, or with rows in scheduled when they are due later, faster than add_jobs.
+const fill = `
+with added as (
+  insert into offstage_private.job (id, run_at, added_at, updated_at, task_id, lane_id, queue_id, priority, payload, failed)
+  select nextval('offstage_private.job_id'), now() + $2::interval, now(), now(), t, coalesce($3, t), $4, $5, '{}', $6
+  from generate_series(1, $7), offstage_private.task_id($1) t
+  returning id, run_at, lane_id, queue_id, priority, failed
+), tickets as (
+  insert into offstage_private.ticket (run_at, job_id, lane_id, queue_id, priority)
+  select run_at, id, lane_id, queue_id, priority from added where run_at <= now() and not failed
+)
+insert into offstage_private.scheduled (run_at, job_id, lane_id, queue_id, priority)
+select run_at, id, lane_id, queue_id, priority from added where run_at > now() and not failed`
+
+type filling struct {
+	task     string
+	in       string // interval
+	lane     *int32
+	queue    *int32
+	priority int16
+	failed   bool
+}
+
+func (f filling) add(t testing.TB, db execer, n int) {
+	t.Helper()
+	if f.in == "" {
+		f.in = "0"
+	}
+	do(t, db, fill, f.task, f.in, f.lane, f.queue, f.priority, f.failed, n)
+}
+
+// TestBacklog: what cannot run costs a claim nothing (invariant 5). Before each kind there are the others.
+func TestBacklog(t *testing.T) {
+	t.Parallel()
+	conn := pgtest.New(t).Conn(t)
+	id, tasks := worker(t, conn, "runs", "also", "paused")
+	one, several := tasks[:1], tasks
+	do(t, conn, "select offstage.pause_task('paused')")
+	busy := one32(t, conn, "select offstage_private.queue_id('busy')")
+	forbidden := one32(t, conn, "select offstage_private.lane_id($1, '{\"no\": true}')", tasks[0])
+	filling{task: "runs"}.add(t, conn, 10)
+
+	var m marks
+	look := func(kind string) {
+		t.Helper()
+		for _, tasks := range [][]int32{one, several} {
+			for _, want := range []int{10, 1000} {
+				got := one64(t, conn, "select count(*) from ("+claimCall+") c where kind = 'job'", m.args(id, want, tasks)...)
+				if got != 10 {
+					t.Errorf("%s: a claim of %d tasks got %d jobs, want 10", kind, len(tasks), got)
+				}
+				do(t, conn, "select offstage.recall($1, null)", id)
+				// Twice: the first look after many rows have gone cleans up behind them.
+				buffers(t, conn, claimCall, m.args(id, want, tasks)...)
+				if n := buffers(t, conn, claimCall, m.args(id, want, tasks)...); n > 300 {
+					t.Errorf("%s: a claim of %d tasks touches %d pages", kind, len(tasks), n)
+				} else {
+					t.Logf("%s: %d tasks, want %d: %d pages", kind, len(tasks), want, n)
+				}
+			}
+		}
+	}
+	look("nothing in the way")
+	filling{task: "runs", in: "1 day", priority: -1}.add(t, conn, many)
+	look("in the future")
+	filling{task: "runs", in: "-1 day", priority: -1, failed: true}.add(t, conn, many)
+	look("failed")
+	filling{task: "paused", in: "-1 day", priority: -1}.add(t, conn, many)
+	look("of a paused task")
+	filling{task: "unknown", in: "-1 day", priority: -1}.add(t, conn, many)
+	look("of an unknown task")
+	filling{task: "runs", in: "-1 day", priority: -1, lane: &forbidden}.add(t, conn, many)
+	look("with forbidden flags")
+
+	filling{task: "runs", in: "-1 day", priority: -1, queue: &busy}.add(t, conn, many)
+	do(t, conn, "select offstage.pause_queue('busy')")
+	for range 200 { // the first pass parks them, as many as it is allowed to at a time
+		rows, err := conn.Query(t.Context(), "select kind, lane_id, priority, run_at, job_id from ("+claimCall+") c", m.args(id, 1000, one)...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again := false
+		for rows.Next() {
+			var kind string
+			var lane *int32
+			var priority *int16
+			var runAt any
+			var job *int64
+			if err := rows.Scan(&kind, &lane, &priority, &runAt, &job); err != nil {
+				t.Fatal(err)
+			}
+			switch kind {
+			case "mark":
+				m = marks{[]int32{*lane}, []int16{*priority}, []any{runAt}, []int64{*job}}
+			case "again":
+				again = true
+			}
+		}
+		if rows.Err() != nil {
+			t.Fatal(rows.Err())
+		}
+		do(t, conn, "select offstage.recall($1, null)", id)
+		if !again {
+			break
+		}
+	}
+	if n := one64(t, conn, "select count(*) from offstage_private.parked"); n != many {
+		t.Fatalf("%d are parked, want %d", n, many)
+	}
+	look("parked behind a busy queue")
+}
+
+// TestDeadTickets: tickets that are gone, but that an old snapshot still sees, cost nothing to whoever gives marks
+// (invariant 6).
+func TestDeadTickets(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	conn, old := db.Conn(t), db.Conn(t)
+	id, tasks := worker(t, conn, "runs", "also")
+	filling{task: "runs", in: "-1 day"}.add(t, conn, many)
+	filling{task: "also", in: "-1 day", priority: 1}.add(t, conn, many)
+	do(t, old, "begin isolation level repeatable read")
+	do(t, old, "select 1 from offstage_private.ticket limit 1")
+	var m marks
+	for i, task := range tasks { // also has priority 1
+		var runAt any
+		var last int64
+		err := conn.QueryRow(t.Context(), "select run_at, job_id from offstage_private.ticket where lane_id = $1 order by priority desc, run_at desc, job_id desc limit 1", task).Scan(&runAt, &last)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.lanes, m.priorities = append(m.lanes, task), append(m.priorities, int16(i))
+		m.runAts, m.ids = append(m.runAts, runAt), append(m.ids, last)
+	}
+	do(t, conn, "delete from offstage_private.ticket") // as claims do
+	do(t, conn, "delete from offstage_private.job")
+	for _, queued := range []bool{false, true} {
+		var queue *int32
+		for range 10 {
+			if queued {
+				q := one32(t, conn, "select offstage_private.queue_id('q' || nextval('offstage_private.job_id'))")
+				queue = &q
+			}
+			filling{task: "runs", queue: queue}.add(t, conn, 1)
+		}
+		first := marks{m.lanes[:1], m.priorities[:1], m.runAts[:1], m.ids[:1]}
+		for _, c := range []struct {
+			m     marks
+			tasks []int32
+		}{{first, tasks[:1]}, {first, tasks}, {m, tasks}, {m, tasks[:1]}} {
+			bound := 400
+			if len(c.m.lanes) < len(c.tasks) {
+				continue // what has no mark is looked at
+			}
+			buffers(t, conn, claimCall, c.m.args(id, 10, c.tasks)...) // makes the plans
+			if n := buffers(t, conn, claimCall, c.m.args(id, 10, c.tasks)...); n > bound {
+				t.Errorf("a claim of %d tasks with %d marks, queues: %t: touches %d pages", len(c.tasks), len(c.m.lanes), queued, n)
+			} else {
+				t.Logf("a claim of %d tasks with %d marks, queues: %t: touches %d pages", len(c.tasks), len(c.m.lanes), queued, n)
+			}
+		}
+		got := one64(t, conn, "select count(*) from ("+claimCall+") c where kind = 'job'", m.args(id, 10, tasks)...)
+		if got != 10 {
+			t.Errorf("claimed %d of 10", got)
+		}
+	}
+	do(t, old, "rollback")
+}
+
+func one32(t testing.TB, db execer, sql string, args ...any) int32 {
+	return one[int32](t, db, sql, args...)
+}
+func one64(t testing.TB, db execer, sql string, args ...any) int64 {
+	return one[int64](t, db, sql, args...)
+}
+
+var _ = fmt.Sprint

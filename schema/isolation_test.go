@@ -1,0 +1,125 @@
+package schema_test
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/offstage-dev/offstage/internal/pgtest"
+)
+
+// TestIsolation: callers that add in REPEATABLE READ and SERIALIZABLE transactions, beside each other and beside a
+// worker, are not turned away, unless they change the same existing jobs.
+func TestIsolation(t *testing.T) {
+	t.Parallel()
+	for _, level := range []pgx.TxIsoLevel{pgx.RepeatableRead, pgx.Serializable} {
+		t.Run(string(level), func(t *testing.T) {
+			t.Parallel()
+			db := pgtest.New(t)
+			conn := db.Conn(t)
+			id, tasks := worker(t, conn, "a")
+			do(t, conn, "select offstage.add_job('a', queue_name => 'q', flags => '{f}')")
+
+			// beside runs four callers at once, each in transactions of its own, and counts those that were turned away.
+			beside := func(what string, work bool, add func(ctx context.Context, tx pgx.Tx, caller, n int) error) (turned int32) {
+				t.Helper()
+				const callers, times = 4, 25
+				var all errgroup.Group
+				var refused atomic.Int32
+				for caller := range callers {
+					conn := db.Conn(t)
+					all.Go(func() error {
+						for n := range times {
+							err := pgx.BeginTxFunc(t.Context(), conn, pgx.TxOptions{IsoLevel: level}, func(tx pgx.Tx) error {
+								if err := add(t.Context(), tx, caller, n); err != nil {
+									return err
+								}
+								_, err := tx.Exec(t.Context(), "select pg_sleep(0.001)") // so that they overlap
+								return err
+							})
+							switch code(err) {
+							case "":
+							case "40001":
+								refused.Add(1)
+							default:
+								return fmt.Errorf("%s: %w", what, err)
+							}
+						}
+						return nil
+					})
+				}
+				done := make(chan struct{})
+				var claims errgroup.Group
+				if work {
+					conn := db.Conn(t)
+					claims.Go(func() error {
+						for {
+							select {
+							case <-done:
+								return nil
+							default:
+							}
+							_, err := conn.Exec(t.Context(), `
+								with c as (select array_agg(claim) as claims, array_agg(job_id) as ids from offstage.claim($1, 10, $2) where kind = 'job')
+								select count(s) from c, offstage.settle($1, c.claims, c.ids) s`, id, tasks)
+							if err != nil {
+								return err
+							}
+						}
+					})
+				}
+				if err := all.Wait(); err != nil {
+					t.Error(err)
+				}
+				close(done)
+				if err := claims.Wait(); err != nil {
+					t.Errorf("claim beside %s: %v", what, err)
+				}
+				t.Logf("%s: %d of %d turned away", what, refused.Load(), callers*times)
+				return refused.Load()
+			}
+
+			never := func(what string, add func(ctx context.Context, tx pgx.Tx, caller, n int) error) {
+				t.Helper()
+				if n := beside(what, true, add); n > 0 {
+					t.Errorf("%s: %d transactions were turned away", what, n)
+				}
+			}
+			never("add_job", func(ctx context.Context, tx pgx.Tx, _, _ int) error {
+				_, err := tx.Exec(ctx, "select offstage.add_job('a'), offstage.add_job('a', queue_name => 'q', flags => '{f}', run_at => now() + '1 h')")
+				return err
+			})
+			never("add_jobs", func(ctx context.Context, tx pgx.Tx, _, _ int) error {
+				_, err := tx.Exec(ctx, "select offstage.add_jobs(array(select row('a', null, 'q', null, null, null, null, '{f}')::offstage.job_spec from generate_series(1, 10)))")
+				return err
+			})
+			never("add_job with new keys", func(ctx context.Context, tx pgx.Tx, caller, n int) error {
+				_, err := tx.Exec(ctx, "select offstage.add_job('a', job_key => $1)", fmt.Sprint("new", caller, "/", n))
+				return err
+			})
+			never("add_jobs with new keys", func(ctx context.Context, tx pgx.Tx, caller, n int) error {
+				_, err := tx.Exec(ctx, "select offstage.add_jobs(array[row('a', null, null, null, null, $1, null, null)]::offstage.job_spec[])", fmt.Sprint("more", caller, "/", n))
+				return err
+			})
+
+			// Jobs that are there: whoever changes them reads them first. Distinct ones do not meet in REPEATABLE READ;
+			// in SERIALIZABLE they may, by neighbouring entries of an index.
+			do(t, conn, "select offstage.add_job('a', job_key => 'k' || n, run_at => now() + '1 day') from generate_series(0, 3) n")
+			n := beside("add_job with keys that are there", false, func(ctx context.Context, tx pgx.Tx, caller, _ int) error {
+				_, err := tx.Exec(ctx, "select offstage.add_job('a', job_key => $1, run_at => now() + '1 day')", fmt.Sprint("k", caller))
+				return err
+			})
+			if level == pgx.RepeatableRead && n > 0 {
+				t.Errorf("%d transactions with keys of their own were turned away", n)
+			}
+			beside("add_job with one key for all", false, func(ctx context.Context, tx pgx.Tx, _, _ int) error {
+				_, err := tx.Exec(ctx, "select offstage.add_job('a', job_key => 'k0', run_at => now() + '1 day')")
+				return err
+			})
+		})
+	}
+}

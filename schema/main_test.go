@@ -1,0 +1,137 @@
+package schema_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/offstage-dev/offstage/internal/pgtest"
+)
+
+func TestMain(m *testing.M) { pgtest.Main(m) }
+
+// patience bounds what a test waits for. It is only reached when something hangs.
+const patience = 30 * time.Second
+
+// bounded is the test's context with a deadline, so that a statement that waits for ever fails its own test.
+func bounded(t testing.TB) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// execer is a connection, a pool or a transaction.
+type execer interface {
+	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
+// do runs statements that must succeed.
+func do(t testing.TB, db execer, sql string, args ...any) {
+	t.Helper()
+	if _, err := db.Exec(t.Context(), sql, args...); err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+}
+
+// one is the single value that a statement gives.
+func one[T any](t testing.TB, db execer, sql string, args ...any) (v T) {
+	t.Helper()
+	if err := db.QueryRow(t.Context(), sql, args...).Scan(&v); err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+	return v
+}
+
+// list is the single column that a statement gives.
+func list[T any](t testing.TB, db execer, sql string, args ...any) []T {
+	t.Helper()
+	rows, err := db.Query(t.Context(), sql, args...)
+	if err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+	all, err := pgx.CollectRows(rows, pgx.RowTo[T])
+	if err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+	return all
+}
+
+// code is the SQLSTATE of an error; empty for none.
+func code(err error) string {
+	if pg, ok := err.(*pgconn.PgError); ok {
+		return pg.Code
+	}
+	if err != nil {
+		return err.Error()
+	}
+	return ""
+}
+
+// worker registers a worker for these tasks and answers its id and theirs, in the same order.
+func worker(t testing.TB, db execer, tasks ...string) (id int32, taskIDs []int32) {
+	t.Helper()
+	var specs []string
+	for _, name := range tasks {
+		specs = append(specs, fmt.Sprintf(`{"name": %q}`, name))
+	}
+	id = one[int32](t, db, `select worker_id from offstage.register('host', 1, 'test', 10, $1)`, "["+strings.Join(specs, ",")+"]")
+	return id, list[int32](t, db, `select offstage_private.task_id(x) from unnest($1::text[]) with ordinality u (x, n) order by n`, tasks)
+}
+
+// whole is what must hold whenever nothing is under way, whatever has been done before: every job is in exactly one
+// place, every place belongs to a job, every slot to a claim that is running, and no queue stands still. It gives one
+// row for each thing that is wrong.
+const whole = `
+with place as (
+  select 'ticket' as kind, run_at, job_id, lane_id, queue_id, priority from offstage_private.ticket
+  union all select 'scheduled', run_at, job_id, lane_id, queue_id, priority from offstage_private.scheduled
+  union all select 'parked', run_at, job_id, lane_id, queue_id, priority from offstage_private.parked
+), running as (
+  select j.id as job_id, j.queue_id, l.claim + x.position as claim
+  from offstage_private.lease l cross join lateral unnest(l.job_ids) with ordinality x (id, position)
+  join offstage_private.job j on j.id = x.id and j.released_claim < l.claim + x.position
+)
+select format('job %s is in %s places, in %s leases, failed: %s', j.id, p.n, r.n, j.failed)
+from offstage_private.job j
+cross join lateral (select count(*) as n from place p where p.job_id = j.id) p
+cross join lateral (select count(*) as n from running r where r.job_id = j.id) r
+where p.n + r.n + j.failed::integer <> 1
+union all
+select format('%s of job %s, which does not exist', p.kind, p.job_id)
+from place p where not exists (select from offstage_private.job j where j.id = p.job_id)
+union all
+select format('%s of job %s has another key than the job', p.kind, j.id)
+from place p join offstage_private.job j on j.id = p.job_id
+where (p.lane_id, p.priority, p.run_at, coalesce(p.queue_id, 0)) <> (j.lane_id, j.priority, j.run_at, coalesce(j.queue_id, 0))
+union all
+select format('queue %s: claim %s holds a slot, but does not run', q.id, c)
+from offstage_private.queue q cross join lateral unnest(q.claims) c
+where not exists (select from running r where r.claim = c and r.queue_id = q.id)
+union all
+select format('queue %s: job %s runs without a slot', r.queue_id, r.job_id)
+from running r join offstage_private.queue q on q.id = r.queue_id where r.claim <> all (q.claims)
+union all
+select format('queue %s stands still: %s parked, %s of %s slots taken', q.id, p.n, cardinality(q.claims), coalesce(s.concurrency, 1))
+from offstage_private.queue q left join offstage_private.queue_setting s on s.queue_id = q.id cross join lateral (select count(*) as n from offstage_private.parked p where p.queue_id = q.id) p
+where p.n > 0 and s.paused is not true and cardinality(q.claims) < coalesce(s.concurrency, 1)
+  and not exists (select from offstage_private.ticket t where t.queue_id = q.id)
+  and not exists (select from offstage_private.handover h where h.queue_id = q.id)
+union all
+select format('lease %s of worker %s, which does not exist', l.claim, l.worker_id)
+from offstage_private.lease l where not exists (select from offstage_private.worker w where w.id = l.worker_id)`
+
+// checkWhole fails the test for each row of whole.
+func checkWhole(t testing.TB, db execer) {
+	t.Helper()
+	for _, wrong := range list[string](t, db, whole) {
+		t.Error(wrong)
+	}
+}

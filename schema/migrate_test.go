@@ -1,0 +1,394 @@
+package schema_test
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/offstage-dev/offstage/internal/pgtest"
+	"github.com/offstage-dev/offstage/schema"
+)
+
+func TestMigrateAtOnce(t *testing.T) {
+	t.Parallel()
+	db := pgtest.Bare(t)
+	var mu sync.Mutex
+	var applied []string
+	var all sync.WaitGroup
+	for range 10 {
+		conn := db.Conn(t)
+		all.Go(func() {
+			res, err := schema.Migrate(bounded(t), conn, schema.Config{})
+			if err != nil {
+				t.Error(err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			applied = append(applied, res.Applied...)
+			if res.To != schema.Version() || res.Newer {
+				t.Errorf("%+v", res)
+			}
+		})
+	}
+	all.Wait()
+	if len(applied) != schema.Version() {
+		t.Errorf("applied %q, want each of %d versions once", applied, schema.Version())
+	}
+	conn := db.Conn(t)
+	if got := list[int](t, conn, "select version from offstage_private.migration order by 1"); len(got) != schema.Version() {
+		t.Errorf("the ledger has %v", got)
+	}
+	// Graphile Worker's library must find one revision above all of its own, and not a breaking one.
+	var id int
+	var ts time.Time
+	var breaking bool
+	if err := conn.QueryRow(t.Context(), "select id, ts, breaking from offstage.migrations").Scan(&id, &ts, &breaking); err != nil {
+		t.Fatal(err)
+	}
+	if id != 1000000 || breaking || time.Since(ts) > time.Hour {
+		t.Errorf("offstage.migrations has (%d, %v, %t)", id, ts, breaking)
+	}
+	if n := one[int](t, conn, "select count(*) from offstage.migrations"); n != 1 {
+		t.Errorf("offstage.migrations has %d rows", n)
+	}
+}
+
+func TestMigrateDryRun(t *testing.T) {
+	t.Parallel()
+	db := pgtest.Bare(t)
+	conn := db.Conn(t)
+	res, err := schema.Migrate(t.Context(), conn, schema.Config{DryRun: true})
+	if err != nil || res.From != 0 || res.To != schema.Version() || len(res.Applied) != schema.Version() {
+		t.Errorf("%+v, %v", res, err)
+	}
+	if n := one[int](t, conn, "select count(*) from pg_namespace where nspname like 'offstage%'"); n != 0 {
+		t.Errorf("a dry run made %d schemas", n)
+	}
+	if err := schema.Check(t.Context(), conn, ""); !errors.Is(err, schema.ErrOlder) || !strings.Contains(err.Error(), "offstage migrate:") {
+		t.Errorf("Check before: %v", err)
+	}
+	if err := schema.Check(t.Context(), conn, "jobs"); !errors.Is(err, schema.ErrOlder) || !strings.Contains(err.Error(), "offstage migrate --schema jobs") {
+		t.Errorf("Check before: %v", err)
+	}
+	if _, err := schema.Migrate(t.Context(), conn, schema.Config{}); err != nil {
+		t.Fatal(err)
+	}
+	res, err = schema.Migrate(t.Context(), conn, schema.Config{DryRun: true})
+	if err != nil || res.From != schema.Version() || len(res.Applied) != 0 {
+		t.Errorf("dry run after: %+v, %v", res, err)
+	}
+	if err := schema.Check(t.Context(), conn, ""); err != nil {
+		t.Errorf("Check after: %v", err)
+	}
+	if path := one[string](t, conn, "show search_path"); path != `""` && path != "" {
+		t.Errorf("search_path is %q afterwards", path)
+	}
+}
+
+// catalog is everything that a schema and its private one consist of, as text.
+func catalog(t testing.TB, db execer, name string) []string {
+	t.Helper()
+	return list[string](t, db, `
+		with n as (select oid, nspname from pg_namespace where nspname in ($1::text, $1::text || '_private')),
+		c as (select c.*, n.nspname from pg_class c join n on n.oid = c.relnamespace where c.relname !~ '^history_[0-9]')
+		select concat_ws(' ', 'relation', nspname, relname, relkind, relpersistence, reloptions) from c
+		union all
+		select concat_ws(' ', 'column', c.nspname, c.relname, a.attnum, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull,
+		  a.attidentity, a.attstorage, pg_get_expr(d.adbin, d.adrelid))
+		from c join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+		left join pg_attrdef d on d.adrelid = c.oid and d.adnum = a.attnum where c.relkind <> 'i'
+		union all
+		select concat_ws(' ', 'index', pg_get_indexdef(c.oid)) from c where c.relkind in ('i', 'I')
+		union all
+		select concat_ws(' ', 'view', c.relname, pg_get_viewdef(c.oid)) from c where c.relkind = 'v'
+		union all
+		select concat_ws(' ', 'constraint', c.relname, k.conname, pg_get_constraintdef(k.oid)) from pg_constraint k join c on c.oid = k.conrelid
+		union all
+		select concat_ws(' ', 'sequence', c.relname, s.seqtypid::regtype, s.seqstart, s.seqincrement, s.seqmin, s.seqmax, s.seqcache, s.seqcycle)
+		from pg_sequence s join c on c.oid = s.seqrelid
+		union all
+		select concat_ws(' ', 'function', pg_get_functiondef(p.oid), p.proacl) from pg_proc p join n on n.oid = p.pronamespace
+		union all
+		select concat_ws(' ', 'type', y.typname, y.typtype) from pg_type y join n on n.oid = y.typnamespace
+		order by 1`, name)
+}
+
+func sameCatalog(t *testing.T, what string, got, want []string) {
+	t.Helper()
+	if len(want) < 100 {
+		t.Fatalf("only %d entries", len(want))
+	}
+	for _, x := range got {
+		if !slices.Contains(want, x) {
+			t.Errorf("%s has, the other has not: %s", what, x)
+		}
+	}
+	for _, x := range want {
+		if !slices.Contains(got, x) {
+			t.Errorf("%s lacks: %s", what, x)
+		}
+	}
+}
+
+// TestDump: the script for other tools makes the same as Migrate.
+func TestDump(t *testing.T) {
+	t.Parallel()
+	want := catalog(t, pgtest.New(t).Conn(t), "offstage")
+	db := pgtest.Bare(t)
+	conn := db.Conn(t)
+	script, err := schema.Dump("", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.PgConn().Exec(t.Context(), script).ReadAll(); err != nil {
+		t.Fatal(err)
+	}
+	sameCatalog(t, "the dump", catalog(t, conn, "offstage"), want)
+	res, err := schema.Migrate(t.Context(), conn, schema.Config{})
+	if err != nil || len(res.Applied) != 0 {
+		t.Errorf("Migrate after the dump: %+v, %v", res, err)
+	}
+	// From the newest version on, only the functions.
+	again, err := schema.Dump("offstage", schema.Version())
+	if err != nil || strings.Contains(again, "create table offstage_private.job ") {
+		t.Errorf("the dump from version %d makes tables (%v)", schema.Version(), err)
+	}
+	if _, err := conn.PgConn().Exec(t.Context(), again).ReadAll(); err != nil {
+		t.Error(err)
+	}
+	sameCatalog(t, "the second dump", catalog(t, conn, "offstage"), want)
+	for _, from := range []int{-1, schema.Version() + 1} {
+		if _, err := schema.Dump("", from); err == nil {
+			t.Errorf("Dump from version %d gives no error", from)
+		}
+	}
+	if _, err := schema.Dump("No", 0); err == nil {
+		t.Error("Dump for a schema that is not allowed gives no error")
+	}
+}
+
+// TestAnotherName: under another name everything is the same, and nothing is left of the first.
+func TestAnotherName(t *testing.T) {
+	t.Parallel()
+	want := catalog(t, pgtest.New(t).Conn(t), "offstage")
+	conn := pgtest.Bare(t).Conn(t)
+	for _, name := range []string{"elsewhere", "graphile_worker", "_", "name", strings.Repeat("x", 55)} {
+		if _, err := schema.Migrate(t.Context(), conn, schema.Config{Schema: name}); err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if err := schema.Check(t.Context(), conn, name); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	const name = "elsewhere"
+	got := catalog(t, conn, name)
+	left := regexp.MustCompile(`\boffstage(_private)?\b($|[^:])`)
+	for i, x := range got {
+		if found := left.FindString(x); found != "" {
+			t.Errorf("%q is left in %s", found, x)
+		}
+		got[i] = strings.ReplaceAll(x, name, "offstage")
+	}
+	sameCatalog(t, name, got, want)
+}
+
+func TestSchemaNames(t *testing.T) {
+	t.Parallel()
+	conn := pgtest.Bare(t).Conn(t)
+	for _, name := range []string{
+		"Offstage", "1a", "a-b", "a b", `a"b`, "a.b", "a'b", "ä", strings.Repeat("x", 56), "pg_jobs", "pg_", "public", "information_schema",
+		"select", "user", "table", "left", "authorization", // words that cannot be names
+		"values", "int", "row", "coalesce", "interval", "setof", // words that cannot be in front of a type
+		"jobs_private", // would be the private one of jobs
+	} {
+		_, err := schema.Migrate(t.Context(), conn, schema.Config{Schema: name})
+		if err == nil || !strings.Contains(err.Error(), "not allowed") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err := schema.Check(t.Context(), conn, name); err == nil || errors.Is(err, schema.ErrOlder) {
+			t.Errorf("Check %s: %v", name, err)
+		}
+	}
+	if n := one[int](t, conn, "select count(*) from pg_namespace where nspname !~ '^(pg_|information_schema|public)'"); n != 0 {
+		t.Errorf("%d schemas were made", n)
+	}
+}
+
+// TestTwoSchemas: two installations in one database do not wake each other, nor wait for each other.
+func TestTwoSchemas(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	conn := db.Conn(t)
+	if _, err := schema.Migrate(t.Context(), conn, schema.Config{Schema: "other"}); err != nil {
+		t.Fatal(err)
+	}
+	heard := &session{conn: db.Conn(t)}
+	do(t, heard.conn, `listen "offstage:wake"; listen "offstage:settled"; listen "offstage:cancel"`)
+	for _, name := range []string{"offstage", "other"} {
+		sleeper := db.Conn(t)
+		do(t, sleeper, `select * from `+name+`.register('h', 1, 'v', 1, '[{"name": "a"}]')`)
+		do(t, sleeper, `select * from `+name+`.claim(1, 1, '{1}', sleep_state => 1)`)
+		for _, adds := range []string{"offstage", "other"} {
+			do(t, conn, `select `+adds+`.add_job('a')`)
+			want := ""
+			if adds == name {
+				want = "offstage:wake " + name + "\n"
+			}
+			if got := heard.notified(t); got != want {
+				t.Errorf("a worker of %s sleeps, a job is added in %s: notified %q, want %q", name, adds, got, want)
+			}
+		}
+		do(t, sleeper, `select * from `+name+`.claim(1, 5, '{1}', sleep_state => -1)`)
+		do(t, conn, `select `+name+`.await_job(1)`)
+		do(t, conn, `select `+name+`.cancel_jobs('{1}')`)
+		do(t, conn, `select * from `+name+`.settle(1, '{1025}', '{1}')`)
+		if got, want := heard.notified(t), fmt.Sprintf("offstage:cancel %s\noffstage:settled %[1]s:1\n", name); got != want {
+			t.Errorf("%s notifies %q, want %q", name, got, want)
+		}
+	}
+	// A chore in one does not keep the other from its own.
+	do(t, conn, "begin")
+	for _, chore := range []string{"promote", "tidy"} {
+		do(t, conn, "select * from offstage."+chore+"()")
+	}
+	if n := one[int](t, heard.conn, "select count(*) from other.promote()"); n != 1 {
+		t.Error("promote in one schema waits for the other")
+	}
+	if n := one[int](t, heard.conn, "select count(*) from offstage.promote()"); n != 0 {
+		t.Error("two promote in one schema at once")
+	}
+	do(t, conn, "rollback")
+	if _, err := schema.Migrate(t.Context(), conn, schema.Config{Schema: "other"}); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestGraphile: what belongs to Graphile Worker is recognised by its tables, and not touched.
+func TestGraphile(t *testing.T) {
+	t.Parallel()
+	conn := pgtest.Bare(t).Conn(t)
+	for i, table := range []string{"_private_jobs", "jobs"} { // since 0.14, and before
+		name := fmt.Sprint("graphile_worker", i)
+		do(t, conn, "create schema "+name)
+		do(t, conn, "create table "+name+".migrations (id integer primary key, ts timestamptz not null default now(), breaking boolean not null default false)")
+		do(t, conn, "insert into "+name+".migrations values (11)")
+		do(t, conn, "create table "+name+"."+table+` (id bigint primary key generated always as identity, job_queue_id integer, task_id integer not null, payload json not null default '{}',
+			priority smallint not null default 0, run_at timestamptz not null default now(), attempts smallint not null default 0, max_attempts smallint not null default 25,
+			last_error text, created_at timestamptz not null default now(), updated_at timestamptz not null default now(), key text unique, locked_at timestamptz,
+			locked_by text, revision integer not null default 0, flags jsonb, is_available boolean)`)
+		before := one[int](t, conn, "select count(*) from pg_class")
+		for _, dry := range []bool{true, false} {
+			_, err := schema.Migrate(t.Context(), conn, schema.Config{Schema: name, DryRun: dry})
+			if !errors.Is(err, schema.ErrGraphile) || !strings.Contains(err.Error(), "offstage adopt") {
+				t.Errorf("Migrate beside %s: %v", table, err)
+			}
+		}
+		if err := schema.Check(t.Context(), conn, name); !errors.Is(err, schema.ErrGraphile) {
+			t.Errorf("Check beside %s: %v", table, err)
+		}
+		if after := one[int](t, conn, "select count(*) from pg_class"); after != before {
+			t.Errorf("%d relations were made beside %s", after-before, table)
+		}
+	}
+	// A ledger alone, which those make whose role may not create schemas, is no installation.
+	do(t, conn, "create schema lone")
+	do(t, conn, "create table lone.migrations (id integer primary key)")
+	if err := schema.Check(t.Context(), conn, "lone"); !errors.Is(err, schema.ErrOlder) {
+		t.Errorf("a ledger alone: %v", err)
+	}
+}
+
+func TestNewerSchema(t *testing.T) {
+	t.Parallel()
+	conn := pgtest.New(t).Conn(t)
+	newer := schema.Version() + 3
+	do(t, conn, "insert into offstage_private.migration values ($1, 'later', false)", newer)
+	do(t, conn, "drop function offstage.job_payload(bigint)") // older programs must not install their functions again
+	res, err := schema.Migrate(t.Context(), conn, schema.Config{})
+	if err != nil || !res.Newer || res.From != newer || res.To != newer || len(res.Applied) != 0 {
+		t.Errorf("Migrate of a newer schema: %+v, %v", res, err)
+	}
+	if err := schema.Check(t.Context(), conn, ""); err != nil {
+		t.Errorf("Check of a newer schema: %v", err)
+	}
+	do(t, conn, "update offstage_private.migration set breaking = true where version = $1", newer)
+	_, err = schema.Migrate(t.Context(), conn, schema.Config{})
+	if !errors.Is(err, schema.ErrNewer) || !strings.Contains(err.Error(), "install a newer Offstage") {
+		t.Errorf("Migrate of a newer schema that breaks: %v", err)
+	}
+	if err := schema.Check(t.Context(), conn, ""); !errors.Is(err, schema.ErrNewer) {
+		t.Errorf("Check of a newer schema that breaks: %v", err)
+	}
+	if n := one[int](t, conn, "select count(*) from pg_proc where proname = 'job_payload'"); n != 0 {
+		t.Error("an older program installed its functions again")
+	}
+	if got := one64(t, conn, "select breaking from offstage.heartbeat((select worker_id from offstage.register('h', 1, 'v', 1, '[{\"name\": \"a\"}]')))"); got != int64(newer) {
+		t.Errorf("the heartbeat says breaking %d", got)
+	}
+}
+
+// TestRights: a role without CREATE gets advice; with two schemas of its own it can do everything.
+func TestRights(t *testing.T) {
+	t.Parallel()
+	db := pgtest.Bare(t)
+	super := db.SuperPool(t)
+	role := "r_" + strings.ToLower(strings.Map(func(r rune) rune {
+		if r >= '0' && r <= '9' || r >= 'a' && r <= 'z' {
+			return r
+		}
+		return '_'
+	}, db.Name))
+	role = role[:min(len(role), 60)]
+	do(t, super, "create role "+role)
+	t.Cleanup(func() {
+		for _, sql := range []string{"drop owned by " + role, "drop role " + role} {
+			if _, err := super.Exec(t.Context(), sql); err != nil && t.Context().Err() == nil {
+				t.Error(err)
+			}
+		}
+	})
+	as := func() *pgx.Conn {
+		cfg, err := pgx.ParseConfig(db.SuperURL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cfg.RuntimeParams = map[string]string{"search_path": "", "role": role}
+		conn, err := pgx.ConnectConfig(t.Context(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close(t.Context()) })
+		return conn
+	}
+	conn := as()
+	if is := one[string](t, conn, "select current_user"); is != role {
+		t.Fatalf("the role is %s", is)
+	}
+	_, err := schema.Migrate(t.Context(), conn, schema.Config{})
+	if err == nil || !strings.Contains(err.Error(), "the role needs CREATE on the database, or both schemas") {
+		t.Errorf("Migrate without rights: %v", err)
+	}
+	do(t, super, "create schema offstage authorization "+role)
+	if _, err := schema.Migrate(t.Context(), conn, schema.Config{}); err == nil || !strings.Contains(err.Error(), "both schemas") {
+		t.Errorf("Migrate with one schema: %v", err)
+	}
+	do(t, super, "create schema offstage_private authorization "+role)
+	if _, err := schema.Migrate(t.Context(), conn, schema.Config{}); err != nil {
+		t.Fatalf("Migrate with both schemas: %v", err)
+	}
+	id, tasks := worker(t, conn, "a")
+	do(t, conn, "select offstage.add_job('a', queue_name => 'q', notify_channel => 'c', job_key => 'k', flags => '{f}')")
+	if n := one[int](t, conn, "select count(*) from offstage.claim($1, 5, $2, sleep_state => 1) where kind = 'job'", id, tasks); n != 1 {
+		t.Errorf("claimed %d", n)
+	}
+	do(t, conn, "select * from offstage.settle($1, '{1025}', '{1}')", id)
+	do(t, conn, "select offstage.tidy(), offstage.promote(), offstage.rescue($1), offstage.heartbeat($1)", id)
+}

@@ -1,0 +1,193 @@
+package schema_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/offstage-dev/offstage/internal/pgtest"
+)
+
+// hot is a call whose cost must not depend on how much there is, nor on what the planner believes.
+type hot struct {
+	name   string
+	before string // in the same transaction, not measured
+	call   string
+	rows   int // how many it may read
+}
+
+// hotCalls work as worker 1.
+var hotCalls = []hot{
+	{"claim, one lane", ``, `select * from offstage.claim(1, 10, t.task('a'))`, 100},
+	{"claim, one lane with a mark", ``, `select * from offstage.claim(1, 10, t.task('a'), null, t.task('a'), '{0}', array['2000-01-01'::timestamptz], '{1}')`, 100},
+	{"claim, two lanes", ``, `select * from offstage.claim(1, 10, t.task('a', 'b'))`, 500},
+	{"claim, two lanes with marks", ``, `select * from offstage.claim(1, 10, t.task('a', 'b'), null, t.task('a', 'b'), '{0,0}', array['2000-01-01', '2000-01-01']::timestamptz[], '{1,1}')`, 500},
+	{"claim, a queue", `select t.busy()`, `select * from offstage.claim(1, 10, t.task('queued'))`, 200},
+	{"settle, plain successes", `select t.claim(10, 'a')`, `select * from offstage.settle(1, t.claims(), t.ids())`, 100},
+	{"settle, endings", `select t.claim(9, 'a')`, `select * from offstage.settle(1, null, null, endings => t.endings('retry', 'release', 'snooze', 'fail', 'cancel', 'succeed'))`, 300},
+	{"settle, the next job of a queue", `select t.claim(1, 'parked')`, `select * from offstage.settle(1, t.claims(), t.ids())`, 100},
+	{"settle, emptied", `select t.claim(1, 'a')`, `select * from offstage.settle(1, null, null, emptied => array(select c & -1024 from unnest(t.claims()) c))`, 50},
+	{"finish", `select t.claim(1, 'a')`, `select offstage.finish(1, c, i) from unnest(t.claims(), t.ids()) x (c, i)`, 50},
+	{"progress", `select t.claim(1, 'a')`, `select offstage.progress(1, c, i, 5) from unnest(t.claims(), t.ids()) x (c, i)`, 50},
+	{"promote", `select t.due(10)`, `select * from offstage.promote(10)`, 200},
+	{"heartbeat", `select t.claim(10, 'a')`, `select * from offstage.heartbeat(1)`, 100},
+	{"force_unlock_workers", `select t.claim(10, 'a')`, `select offstage.force_unlock_workers('{worker-1}')`, 1300}, // looks at all queues, once
+	{"recall", `select t.claim(10, 'a')`, `select offstage.recall(1, null)`, 300},
+	{"add_job", ``, `select offstage.add_job('a')`, 20},
+	{"add_job, a key that is there", ``, `select offstage.add_job('a', job_key => 'k')`, 30},
+	{"add_jobs", ``, `select offstage.add_jobs(array[row('a', null, 'q', null, null, null, null, null), row('b', null, null, null, null, 'k', null, null)]::offstage.job_spec[])`, 2300}, // may read all names: there are 1000 queues
+	{"remove_job", ``, `select offstage.remove_job('k')`, 100},
+	{"complete_jobs", `select t.some()`, `select offstage.complete_jobs(t.ids())`, 200},
+	{"reschedule_jobs", `select t.some()`, `select offstage.reschedule_jobs(t.ids(), priority => 3)`, 200},
+	{"retry_jobs", `select t.some()`, `select offstage.retry_jobs(t.ids())`, 200},
+	{"cancel_jobs", `select t.some()`, `select offstage.cancel_jobs(t.ids())`, 200},
+	{"job_status", `select t.some()`, `select * from unnest(t.ids()) i, offstage.job_status(i)`, 200},
+	{"explain", `select t.some()`, `select offstage.explain(i) from unnest(t.ids()) i`, 10300}, // counts a queue up to 10,000
+	{"jobs, one of them", `select t.some()`, `select * from offstage.jobs where id = ((select t.ids()))[1]`, 200},
+	{"await_job", ``, `select offstage.await_job(5)`, 20},
+}
+
+// planStage has what the calls need: t.claim claims, and says in t.claims and t.ids what.
+const planStage = `
+create schema t;
+create function t.task(variadic names text[]) returns integer[] language sql as $$
+  select array_agg(offstage_private.task_id(x) order by o) from unnest(names) with ordinality u (x, o)
+$$;
+create table t.claimed (claim bigint, job_id bigint);
+create function t.claim(n integer, task text) returns void language sql as $$
+  insert into t.claimed select claim, job_id from offstage.claim(1, n, t.task(task)) where kind = 'job'
+$$;
+create function t.claims() returns bigint[] language sql as $$ select array_agg(claim order by claim) from t.claimed $$;
+create function t.ids() returns bigint[] language sql as $$ select array_agg(job_id order by claim) from t.claimed $$;
+create function t.endings(variadic list text[]) returns json language sql as $$
+  select json_agg(json_build_object('claim', claim, 'job_id', job_id, 'ending', list[1 + claim % cardinality(list)])) from t.claimed
+$$;
+create function t.some() returns void language plpgsql as $$
+begin
+  insert into t.claimed (job_id) (select job_id from offstage_private.parked order by queue_id, lane_id, priority, run_at, job_id limit 1);
+  insert into t.claimed (job_id) (select job_id from offstage_private.scheduled order by run_at, job_id limit 1);
+  insert into t.claimed (job_id) (select job_id from offstage_private.ticket order by lane_id, priority, run_at, job_id limit 1);
+  insert into t.claimed (job_id) (select id from offstage_private.job where failed order by id limit 1);
+end $$;
+create function t.due(n integer) returns void language plpgsql as $$
+begin
+  insert into t.claimed (job_id) select job_id from offstage_private.scheduled order by run_at, job_id limit n;
+  update offstage_private.scheduled set run_at = now() - interval '1 h' where job_id in (select job_id from t.claimed);
+  update offstage_private.job set run_at = now() - interval '1 h' where id in (select job_id from t.claimed);
+end $$;
+-- the queue of the task "queued" is taken
+create function t.busy() returns void language sql as $$
+  update offstage_private.queue set claims = '{1}' where name = 'busy'
+$$;`
+
+// grow adds n jobs of each kind.
+const grow = `
+select offstage.add_jobs(array(select row(x.task, '{}', x.queue, x.run_at, null, x.key, null, null)::offstage.job_spec
+  from generate_series(1, $1::integer) n cross join lateral (values
+    ('a', null, now() - interval '1 day' + n * interval '1 ms', null),
+    ('b', null, now() - interval '1 day' + n * interval '1 ms', null),
+    ('a', null, now() - interval '1 s' * (n % 2) + n * interval '1 h' * (n % 2), null),
+    ('c', 'many' || n % 1000, now(), null)) x (task, queue, run_at, key)))`
+
+// TestPlans: whatever the plans were made for, no call reads a table as a whole, or more rows than a few for each job
+// that it handles. Autovacuum is off, so that what the planner knows is what the test says.
+func TestPlans(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	conn := db.Conn(t)
+	for _, table := range list[string](t, conn, `select c.oid::regclass::text from pg_class c join pg_namespace n on n.oid = c.relnamespace
+		where n.nspname = 'offstage_private' and c.relkind = 'r'`) {
+		do(t, conn, "alter table "+table+" set (autovacuum_enabled = off)")
+	}
+	do(t, conn, planStage)
+	worker(t, conn, "a", "b", "queued", "parked")
+	do(t, conn, `select offstage.add_job('a', job_key => 'k'), offstage.add_job('queued', queue_name => 'busy'), offstage.add_job('parked', queue_name => 'p')`)
+	do(t, conn, `select offstage.permanently_fail_jobs(array[(select id from offstage.add_job('c'))])`)
+	some := `with q as (select offstage_private.queue_id('p') as id, offstage_private.task_id('parked') as task), j as (
+			insert into offstage_private.job (id, run_at, added_at, updated_at, task_id, lane_id, queue_id, priority, payload)
+			select nextval('offstage_private.job_id'), now(), now(), now(), task, task, id, 0, '{}' from q, generate_series(1, $1::integer) returning *)
+		insert into offstage_private.parked select run_at, id, lane_id, queue_id, priority from j`
+	failed := `insert into offstage_private.job (id, run_at, added_at, updated_at, task_id, lane_id, priority, payload, failed)
+		select nextval('offstage_private.job_id'), now(), now(), now(), 1, 1, 0, '{}', true from generate_series(1, $1::integer)`
+	history := `insert into offstage_private.history (settled_at, job_id, added_at, run_at, task_id, attempt, priority, outcome)
+		select now(), n, now(), now(), 1, 1, 0, 'succeeded' from generate_series(1, $1::integer) n`
+	leases := `insert into offstage_private.lease (claim, worker_id, claimed_at, job_ids)
+		select nextval('offstage_private.claim'), 1000000 + n, now(), '{1}' from generate_series(1, $1::integer / 1000) n`
+	add := func(n int) {
+		for _, sql := range []string{grow, some, failed, history, leases} {
+			do(t, conn, sql, n)
+		}
+	}
+	add(3)
+	old := db.Conn(t) // makes its plans now, generic ones from the sixth time on, and keeps them
+	for range 7 {
+		measure(t, "small, never analyzed", old)
+	}
+	add(20_000) // 100,000 jobs, and as much history
+	measure(t, "grown, never analyzed, old plans", old)
+	measure(t, "grown, never analyzed", db.Conn(t))
+	do(t, conn, "analyze offstage_private.job, offstage_private.ticket, offstage_private.scheduled, offstage_private.parked, offstage_private.queue, offstage_private.task, offstage_private.lease, offstage_private.history, offstage_private.worker")
+	measure(t, "analyzed, old plans", old)
+	measure(t, "analyzed", db.Conn(t))
+	do(t, conn, `delete from offstage_private.job j where not failed and key is null and id % 4000 > 1`)
+	for _, place := range []string{"ticket", "scheduled", "parked"} {
+		do(t, conn, fmt.Sprintf(`delete from offstage_private.%s p where not exists (select from offstage_private.job j where j.id = p.job_id)`, place))
+	}
+	do(t, conn, "vacuum offstage_private.ticket, offstage_private.parked, offstage_private.scheduled")
+	measure(t, "shrunk, statistics of before", old)
+	measure(t, "shrunk, statistics of before, new plans", db.Conn(t))
+}
+
+// measure makes every call and looks at what it has read.
+func measure(t *testing.T, when string, conn *pgx.Conn) {
+	t.Helper()
+	read := func() (whole map[string]int, rows int) {
+		t.Helper()
+		got, err := conn.Query(t.Context(), `select relname, seq_scan, seq_tup_read + coalesce(idx_tup_fetch, 0)
+			from pg_stat_xact_user_tables where schemaname = 'offstage_private'`)
+		if err != nil {
+			t.Fatal(err)
+		}
+		whole = map[string]int{}
+		for got.Next() {
+			var name string
+			var scans, n int
+			if err := got.Scan(&name, &scans, &n); err != nil {
+				t.Fatal(err)
+			}
+			whole[name] = scans
+			rows += n
+		}
+		if got.Err() != nil {
+			t.Fatal(got.Err())
+		}
+		return whole, rows
+	}
+	for _, h := range hotCalls {
+		func() {
+			do(t, conn, "begin")
+			defer func() {
+				if _, err := conn.Exec(context.WithoutCancel(t.Context()), "rollback"); err != nil {
+					t.Fatal(err)
+				}
+			}()
+			if h.before != "" {
+				do(t, conn, h.before)
+			}
+			scansBefore, before := read()
+			do(t, conn, h.call)
+			scans, after := read()
+			for _, table := range []string{"job", "ticket", "scheduled", "parked", "history_rest"} {
+				if scans[table] > scansBefore[table] && h.rows < 10_000 && !strings.HasPrefix(when, "s") {
+					t.Errorf("%s: %s reads all of %s", when, h.name, table)
+				}
+			}
+			if n := after - before; n > h.rows {
+				t.Errorf("%s: %s reads %d rows, at most %d are allowed", when, h.name, n, h.rows)
+			}
+		}()
+	}
+}
