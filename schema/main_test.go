@@ -2,6 +2,7 @@ package schema_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -66,7 +67,8 @@ func list[T any](t testing.TB, db execer, sql string, args ...any) []T {
 
 // code is the SQLSTATE of an error; empty for none.
 func code(err error) string {
-	if pg, ok := err.(*pgconn.PgError); ok {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) {
 		return pg.Code
 	}
 	if err != nil {

@@ -30,6 +30,7 @@ import (
 // are long.
 const (
 	maxBatch     = 1000                  // jobs in one turn: what a lease holds
+	maxAhead     = 3 * maxBatch / 2      // jobs fetched ahead: a turn of each turner, and some to run meanwhile
 	fetchAhead   = 50 * time.Millisecond // worth of jobs
 	settleWithin = 2 * time.Millisecond
 	hotLook      = time.Millisecond
@@ -304,7 +305,7 @@ func (t *turns) ahead() int {
 	if t.average == 0 || t.s.once {
 		return 0
 	}
-	return int(min(fetchAhead*time.Duration(t.s.cfg.Jobs)/t.average, maxBatch))
+	return int(min(fetchAhead*time.Duration(t.s.cfg.Jobs)/t.average, maxAhead))
 }
 
 // want is how many jobs may be claimed now.
@@ -451,7 +452,7 @@ func (t *turns) looked(p *plan, look store.Look, now time.Time) {
 		first := t.works[0]
 		copy(t.works[:], t.works[1:])
 		t.works[hotAfter-1] = now
-		if now.Before(t.hotTill) || now.Sub(first) < hotWithin {
+		if now.Before(t.hotTill) || now.Sub(first) < hotWithin || got >= joinAt {
 			t.hotTill = now.Add(hotFor)
 		}
 		t.looks = 0

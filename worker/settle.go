@@ -33,11 +33,11 @@ func (t *turns) ended(a *attempt) {
 	}
 	batch := min(max(t.ahead()/2, 1), maxBatch/2)
 	t.s.mu.Unlock()
-	if n == 1 || n == batch || len(t.s.ready) == 0 {
+	if dry := len(t.s.ready) == 0; dry || n == 1 || n == batch {
 		kick(t.kicks[0])
-	}
-	if n == batch && batch >= joinAt {
-		kick(t.kicks[1])
+		if batch >= joinAt && (dry || n == batch) {
+			kick(t.kicks[1])
+		}
 	}
 }
 
