@@ -135,3 +135,9 @@ func (s *session) each(f func(*attempt)) {
 		}
 	}
 }
+
+// cancelAll cancels all attempts, also those that are about to start.
+func (s *session) cancelAll(cause error) {
+	s.cause.Store(&cause)
+	s.each(func(a *attempt) { a.cancel(cause) })
+}

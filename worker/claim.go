@@ -126,6 +126,7 @@ func (s *session) turner(lead bool) error {
 			wake.Close(conn)
 		}
 	}()
+	var look store.Look // used again and again: its rows are copied into attempts
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for failures := 0; ; {
@@ -143,7 +144,7 @@ func (s *session) turner(lead bool) error {
 			continue
 		}
 		var err error
-		conn, err = s.turn(conn, p)
+		conn, err = s.turn(conn, p, &look)
 		if err == nil {
 			failures = 0
 			continue
@@ -161,8 +162,8 @@ func (s *session) turner(lead bool) error {
 }
 
 // turn does what p says, over conn, which it makes when it is nil and gives up when it fails.
-func (s *session) turn(conn *pgx.Conn, p *plan) (*pgx.Conn, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.base), turnTimeout)
+func (s *session) turn(conn *pgx.Conn, p *plan, look *store.Look) (*pgx.Conn, error) {
+	ctx, cancel := context.WithTimeout(s.base, turnTimeout)
 	defer cancel()
 	if conn == nil {
 		var err error
@@ -182,7 +183,7 @@ func (s *session) turn(conn *pgx.Conn, p *plan) (*pgx.Conn, error) {
 		s.turns.recalled()
 		return conn, nil
 	}
-	unsettled, look, err := s.store.Turn(ctx, conn, p.settle, p.claim)
+	unsettled, err := s.store.Turn(ctx, conn, p.settle, p.claim, look)
 	if err != nil {
 		if !isData(err) {
 			wake.Close(conn)
@@ -209,7 +210,7 @@ func (t *turns) next(lead bool) (p *plan, wait time.Duration, done bool) {
 	if t.isOver {
 		return nil, 0, true
 	}
-	if t.stopping.Load() && t.claimed == 0 && t.flying == 0 && len(t.emptied) == 0 {
+	if t.stopping.Load() && t.claimed == 0 && t.flying == 0 && len(t.emptied) == 0 && !t.uncertain {
 		t.finish(t.fatal)
 		return nil, 0, true
 	}
@@ -369,7 +370,7 @@ func (t *turns) recalled() {
 }
 
 // done takes in what a turn brought.
-func (t *turns) done(p *plan, unsettled []store.Verdict, look store.Look) {
+func (t *turns) done(p *plan, unsettled []store.Verdict, look *store.Look) {
 	slices.SortFunc(look.Jobs, func(a, b store.Claimed) int {
 		return cmp.Or(cmp.Compare(a.Priority, b.Priority), a.RunAt.Compare(b.RunAt), cmp.Compare(a.JobID, b.JobID))
 	})
@@ -413,7 +414,7 @@ func (t *turns) done(p *plan, unsettled []store.Verdict, look store.Look) {
 }
 
 // looked learns from what a look brought.
-func (t *turns) looked(p *plan, look store.Look, now time.Time) {
+func (t *turns) looked(p *plan, look *store.Look, now time.Time) {
 	got := len(look.Jobs)
 	short := got < p.want && !look.Again
 	if p.full {
@@ -447,6 +448,7 @@ func (t *turns) looked(p *plan, look store.Look, now time.Time) {
 	}
 	if look.Again {
 		t.againAt = now.Add(againAfter)
+		t.full = true // what was busy may have been left behind the marks
 	}
 	if got > 0 {
 		first := t.works[0]
@@ -485,8 +487,8 @@ func (t *turns) failed(p *plan, err error, lead bool) {
 	if p.claim != nil && !isData(err) {
 		t.uncertain = true
 	}
-	if lead {
-		t.locked = false // with the connection; taking them twice does no harm
+	if lead && !isData(err) {
+		t.locked = false // gone with the connection
 	}
 	t.queue = append(slices.Clone(p.batch), t.queue...)
 	if p.settle != nil {

@@ -41,6 +41,19 @@ type attempt struct {
 
 type attemptKey struct{}
 
+// attemptContext carries the attempt, for Log, Progress and Complete.
+type attemptContext struct {
+	context.Context
+	a *attempt
+}
+
+func (c attemptContext) Value(key any) any {
+	if key == (attemptKey{}) {
+		return c.a
+	}
+	return c.Context.Value(key)
+}
+
 func (a *attempt) lease() int64 { return a.claim &^ 1023 }
 
 // newAttempts are the attempts of what one claim brought.
@@ -94,8 +107,11 @@ func (s *session) attempt(i int, a *attempt) {
 
 	ctx, cancel := context.WithCancelCause(s.base)
 	a.cancel = cancel
-	ctx = context.WithValue(ctx, attemptKey{}, a)
+	ctx = attemptContext{ctx, a}
 	s.current[i].Store(a)
+	if cause := s.cause.Load(); cause != nil { // before it was published, cancelAll could not see it
+		cancel(*cause)
+	}
 	s.turns.started()
 	if reason, ok := (*s.cancelledNow())[a.job.ID]; ok {
 		cancel(cancelledBy(reason))

@@ -42,8 +42,8 @@ type session struct {
 	taskIDs []int32
 	once    bool
 
-	base       context.Context // of attempts: lives until they are cancelled all together
-	cancelBase context.CancelCauseFunc
+	base  context.Context       // of attempts; never ends, so that starting one costs no lock of a parent
+	cause atomic.Pointer[error] // why all attempts are cancelled, those to come too; see cancelAll
 
 	ready   chan *attempt             // claimed, not started; turners send, runners receive
 	current []atomic.Pointer[attempt] // what each runner runs; runner i writes current[i]
@@ -122,8 +122,7 @@ func (s *session) know(settings []store.TaskSettings) {
 // run works until ctx ends (or, with once, until nothing is left), stops gracefully and signs off.
 func (s *session) run(ctx context.Context, once bool) error {
 	s.once = once
-	s.base, s.cancelBase = context.WithCancelCause(context.WithoutCancel(ctx))
-	defer s.cancelBase(nil)
+	s.base = context.WithoutCancel(ctx)
 
 	// Three circles that end one after another: what claims, what runs, what keeps the claims alive meanwhile.
 	alive, stopAlive := context.WithCancel(context.WithoutCancel(ctx))
@@ -155,7 +154,7 @@ func (s *session) run(ctx context.Context, once bool) error {
 	s.log.Info("worker is ready", "tasks", len(s.taskIDs), "slots", s.cfg.Jobs, "schema", s.cfg.Schema)
 	stopped := s.stopper(ctx, &runners)
 	err := turners.Wait() // ends when everything has been settled, or cannot be any more
-	s.cancelBase(offstage.ErrLost)
+	s.cancelAll(offstage.ErrLost)
 	<-stopped
 	stopAlive()
 	keepers.Wait()
@@ -183,7 +182,7 @@ func (s *session) lastWords() {
 	defer cancel()
 	conn, err := s.w.connect(ctx)
 	if err == nil {
-		_, _, err = s.store.Turn(ctx, conn, p.settle, nil)
+		_, err = s.store.Turn(ctx, conn, p.settle, nil, &store.Look{})
 		wake.Close(conn)
 	}
 	if err != nil {
@@ -210,10 +209,10 @@ func (s *session) stopper(ctx context.Context, runners *errgroup.Group) <-chan s
 		case <-idle:
 			return
 		case <-s.turns.over: // declared dead: nothing that still runs can be settled
-			s.cancelBase(offstage.ErrLost)
+			s.cancelAll(offstage.ErrLost)
 		case <-time.After(s.cfg.StopGrace):
 			s.log.Warn("worker: grace period is over, cancelling what still runs", "running", s.runningNow())
-			s.cancelBase(offstage.ErrStopping)
+			s.cancelAll(offstage.ErrStopping)
 		}
 		select {
 		case <-idle:

@@ -43,7 +43,7 @@ func (t *turns) ended(a *attempt) {
 
 // settleOf is the call that settles these attempts.
 func (t *turns) settleOf(batch []*attempt) *store.Settle {
-	s := &store.Settle{Worker: t.s.id, Emptied: t.emptied}
+	s := &store.Settle{Worker: t.s.id, Emptied: t.emptied, Claims: make([]int64, 0, len(batch)), JobIDs: make([]int64, 0, len(batch))}
 	t.emptied = nil
 	for _, a := range batch {
 		log := a.lines.text()

@@ -58,11 +58,14 @@ type Look struct {
 	Again bool   // something was busy: look again soon
 	// Oldest and Next are the transactions in progress and to come, if Sleep asked for them.
 	Oldest, Next int64
+
+	size int // of the payloads of the last look, together: a guess for the next one
 }
 
-// Turn is one round trip and one transaction: it settles, if there is something to settle, and claims, if Want is
-// above zero.
-func (s *Store) Turn(ctx context.Context, conn *pgx.Conn, settle *Settle, claim *Claim) (unsettled []Verdict, look Look, err error) {
+// Turn is one round trip and one transaction: it settles, if there is something to settle, and claims, if there is
+// something to claim, into look, which is emptied before.
+func (s *Store) Turn(ctx context.Context, conn *pgx.Conn, settle *Settle, claim *Claim, look *Look) (unsettled []Verdict, err error) {
+	*look = Look{Jobs: look.Jobs[:0], Marks: look.Marks[:0], size: look.size}
 	var b pgx.Batch
 	if settle != nil {
 		b.Queue(s.settle, settle.args()...).Query(func(rows pgx.Rows) (err error) {
@@ -74,7 +77,7 @@ func (s *Store) Turn(ctx context.Context, conn *pgx.Conn, settle *Settle, claim 
 		b.Queue(s.claim, claim.args()...).Query(func(rows pgx.Rows) error { return look.read(rows) })
 	}
 	err = conn.SendBatch(ctx, &b).Close()
-	return unsettled, look, Fault(err)
+	return unsettled, Fault(err)
 }
 
 func (c *Claim) args() []any {
@@ -128,6 +131,9 @@ func (l *Look) read(rows pgx.Rows) error {
 				c.Timeout = duration(timeout)
 			}
 			l.Jobs = append(l.Jobs, c)
+			if payloads == nil {
+				payloads = make([]byte, 0, max(l.size, len(payload)))
+			}
 			payloads = append(payloads, payload...)
 			ends = append(ends, len(payloads))
 		case "mark":
@@ -138,6 +144,7 @@ func (l *Look) read(rows pgx.Rows) error {
 			l.Oldest, l.Next = job.Int64, claim.Int64
 		}
 	}
+	l.size = len(payloads)
 	from := 0
 	for i, to := range ends {
 		l.Jobs[i].Payload = payloads[from:to:to]

@@ -65,8 +65,8 @@ func TestFaultsOfCalls(t *testing.T) {
 			_, err := s.Register(ctx, c, "host", 1, "test", 1, []store.Task{{Name: "t"}})
 			return err
 		},
-		"claim":     func(s *store.Store, c *pgx.Conn) error { _, _, err := s.Turn(ctx, c, nil, none); return err },
-		"settle":    func(s *store.Store, c *pgx.Conn) error { _, _, err := s.Turn(ctx, c, &store.Settle{}, nil); return err },
+		"claim":     func(s *store.Store, c *pgx.Conn) error { _, err := s.Turn(ctx, c, nil, none, &store.Look{}); return err },
+		"settle":    func(s *store.Store, c *pgx.Conn) error { _, err := s.Turn(ctx, c, &store.Settle{}, nil, &store.Look{}); return err },
 		"heartbeat": func(s *store.Store, c *pgx.Conn) error { _, err := s.Heartbeat(ctx, c, 404, false); return err },
 		"settings":  func(s *store.Store, c *pgx.Conn) error { _, err := s.TaskSettings(ctx, c, []int32{1}); return err },
 		"progress":  func(s *store.Store, c *pgx.Conn) error { _, err := s.Progress(ctx, c, 404, 1025, 1, 5, ""); return err },
@@ -136,7 +136,8 @@ func TestTurnIsOneTransaction(t *testing.T) {
 	if _, err := conn.Exec(ctx, "select offstage.add_job('t', '[1]', flags := array['b', 'a'], queue_name := 'q')"); err != nil {
 		t.Fatal(err)
 	}
-	_, look, err := s.Turn(ctx, conn, nil, &store.Claim{Worker: r.Worker, Want: 5, Tasks: r.Tasks})
+	var look store.Look
+	_, err = s.Turn(ctx, conn, nil, &store.Claim{Worker: r.Worker, Want: 5, Tasks: r.Tasks}, &look)
 	if err != nil || len(look.Jobs) != 1 {
 		t.Fatalf("claimed %+v, %v", look, err)
 	}
@@ -148,7 +149,7 @@ func TestTurnIsOneTransaction(t *testing.T) {
 	if _, err := conn.Exec(ctx, "select offstage.add_job('t')"); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := s.Turn(ctx, conn, done, &store.Claim{Worker: 404, Want: 1, Tasks: r.Tasks}); !errors.Is(err, offstage.ErrLost) {
+	if _, err := s.Turn(ctx, conn, done, &store.Claim{Worker: 404, Want: 1, Tasks: r.Tasks}, &store.Look{}); !errors.Is(err, offstage.ErrLost) {
 		t.Errorf("a claim of an unknown worker: %v", err)
 	}
 	left := func() (n int) {
@@ -162,12 +163,12 @@ func TestTurnIsOneTransaction(t *testing.T) {
 		t.Error("the settle has happened, though the claim of its transaction failed")
 	}
 	for range 2 { // the answer of the first may have been lost
-		if unsettled, _, err := s.Turn(ctx, conn, done, nil); err != nil || len(unsettled) != 0 || left() != 1 {
+		if unsettled, err := s.Turn(ctx, conn, done, nil, &store.Look{}); err != nil || len(unsettled) != 0 || left() != 1 {
 			t.Errorf("settled: %+v unsettled, %v", unsettled, err)
 		}
 	}
 	done.Claims[0] += 1024 // a claim that this worker never had
-	if unsettled, _, err := s.Turn(ctx, conn, done, nil); err != nil || len(unsettled) != 1 || unsettled[0].Verdict != "lost" {
+	if unsettled, err := s.Turn(ctx, conn, done, nil, &store.Look{}); err != nil || len(unsettled) != 1 || unsettled[0].Verdict != "lost" {
 		t.Errorf("another claim's result: %+v, %v", unsettled, err)
 	}
 }

@@ -146,6 +146,10 @@ declare
   j offstage_private.job;
 begin
   for j in select * from offstage_private.seize(job_ids) loop
+    if j.failed then
+      insert into offstage_private.history (settled_at, job_id, added_at, run_at, task_id, queue_id, attempt, priority, outcome, key, error)
+      values (offstage_private.clock(), j.id, j.added_at, j.run_at, j.task_id, j.queue_id, j.attempts, j.priority, 'retried', j.key, 'by hand');
+    end if;
     update offstage_private.job o set failed = false, attempts = case when o.failed then 0 else o.attempts end, crashes = 0,
       run_at = least(o.run_at, now()), updated_at = now()
     where o.id = j.id returning o.* into j;
