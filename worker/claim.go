@@ -17,7 +17,7 @@ import (
 )
 
 // A turn is one round trip: it settles what has ended and claims what fits. One turner, the lead, does them all while
-// the load is light; the second one joins while jobs are so short that the database is the bottleneck.
+// the load is light; the others join while jobs are so short that the database is the bottleneck.
 //
 // When the lead turns:
 //
@@ -30,7 +30,8 @@ import (
 // are long.
 const (
 	maxBatch     = 1000                  // jobs in one turn: what a lease holds
-	maxAhead     = 3 * maxBatch / 2      // jobs fetched ahead: a turn of each turner, and some to run meanwhile
+	maxAhead     = 2 * maxBatch          // jobs fetched ahead: two thirds of a batch for each turner
+	turners      = 3                     // two keep two cores of the server busy while the third waits for its disk
 	fetchAhead   = 50 * time.Millisecond // worth of jobs
 	settleWithin = 2 * time.Millisecond
 	hotLook      = time.Millisecond
@@ -42,7 +43,7 @@ const (
 	fullShare    = 20                    // and at most one part in so many of the time
 	busyAfter    = 50 * time.Millisecond
 	turnTimeout  = 30 * time.Second
-	joinAt       = 100 // jobs in a batch for the second turner to join
+	joinAt       = 100 // jobs in a batch for another turner to join
 )
 
 type markKey struct {
@@ -53,7 +54,7 @@ type markKey struct {
 // turns is what the turners share. Everything is under session.mu, but for the atomics.
 type turns struct {
 	s        *session
-	kicks    [2]chan struct{} // lead, second
+	kicks    [turners]chan struct{} // the first is the lead
 	stopping atomic.Bool
 	over     chan struct{} // closed when nothing more will be settled
 	halt     chan struct{} // closed to stop gracefully, for fatal
@@ -94,7 +95,9 @@ type turns struct {
 
 func (t *turns) init(s *session) {
 	t.s = s
-	t.kicks = [2]chan struct{}{make(chan struct{}, 1), make(chan struct{}, 1)}
+	for i := range t.kicks {
+		t.kicks[i] = make(chan struct{}, 1)
+	}
 	t.over, t.halt = make(chan struct{}), make(chan struct{})
 	t.leases = map[int64]int{}
 	t.marks = map[markKey]store.Mark{}
@@ -113,13 +116,10 @@ type plan struct {
 	began  time.Time
 }
 
-// turner is the loop of one of the two.
-func (s *session) turner(lead bool) error {
+// turner is the loop of one of them.
+func (s *session) turner(which int) error {
 	t := &s.turns
-	which := 0
-	if !lead {
-		which = 1
-	}
+	lead := which == 0
 	var conn *pgx.Conn
 	defer func() {
 		if conn != nil {
@@ -409,7 +409,7 @@ func (t *turns) done(p *plan, unsettled []store.Verdict, look *store.Look) {
 		kick(t.kicks[0])
 	}
 	if flood {
-		kick(t.kicks[1])
+		t.kickOthers()
 	}
 }
 
@@ -524,5 +524,12 @@ func (t *turns) hold(on bool) {
 	t.s.mu.Unlock()
 	if changed {
 		kick(t.kicks[0])
+	}
+}
+
+// kickOthers wakes the turners that only help.
+func (t *turns) kickOthers() {
+	for _, k := range t.kicks[1:] {
+		kick(k)
 	}
 }

@@ -26,7 +26,7 @@ var errDeclaredDead = errors.New("declared dead")
 // session is one identity of a worker in the database, from register to sign_off. Its goroutines:
 //
 //	runner ×Jobs  start what is in ready, put what has ended into ended            run.go
-//	turner ×2     settle what has ended and claim what fits, in one round trip     claim.go, settle.go
+//	turner ×3     settle what has ended and claim what fits, in one round trip     claim.go, settle.go
 //	beater        heartbeats; learns of cancelled jobs, settings, its own death    beat.go
 //	watchdog      stops claiming, then cancels attempts, while no heartbeat lands  beat.go
 //	chores        promote, rescue, tidy                                            internal/maintain
@@ -91,7 +91,7 @@ func (w *Worker) open(ctx context.Context) (*session, error) {
 	s := &session{
 		w: w, cfg: w.cfg, store: w.store, id: r.Worker, taskIDs: r.Tasks,
 		log:     w.cfg.Log.With("worker", r.Worker),
-		ready:   make(chan *attempt, w.cfg.Jobs+2*maxBatch),
+		ready:   make(chan *attempt, 2*w.cfg.Jobs+maxAhead),
 		current: make([]atomic.Pointer[attempt], w.cfg.Jobs),
 		beatNow: make(chan struct{}, 1),
 		chore:   make(chan struct{}, 1),
@@ -147,13 +147,14 @@ func (s *session) run(ctx context.Context, once bool) error {
 	for i := range s.current {
 		s.goRunner(&runners, i)
 	}
-	var turners errgroup.Group
-	turners.Go(func() error { return s.turner(true) })
-	turners.Go(func() error { return s.turner(false) })
+	var turning errgroup.Group
+	for i := range turners {
+		turning.Go(func() error { return s.turner(i) })
+	}
 
 	s.log.Info("worker is ready", "tasks", len(s.taskIDs), "slots", s.cfg.Jobs, "schema", s.cfg.Schema)
 	stopped := s.stopper(ctx, &runners)
-	err := turners.Wait() // ends when everything has been settled, or cannot be any more
+	err := turning.Wait() // ends when everything has been settled, or cannot be any more
 	s.cancelAll(offstage.ErrLost)
 	<-stopped
 	stopAlive()

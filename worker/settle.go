@@ -36,7 +36,7 @@ func (t *turns) ended(a *attempt) {
 	if dry := len(t.s.ready) == 0; dry || n == 1 || n == batch {
 		kick(t.kicks[0])
 		if batch >= joinAt && (dry || n == batch) {
-			kick(t.kicks[1])
+			t.kickOthers()
 		}
 	}
 }
@@ -136,7 +136,7 @@ func (t *turns) stop() {
 	}
 	t.s.mu.Unlock()
 	kick(t.kicks[0])
-	kick(t.kicks[1])
+	t.kickOthers()
 }
 
 // release gives back what is ready.

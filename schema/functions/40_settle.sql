@@ -208,13 +208,13 @@ begin
 
   -- 1. Successes of jobs without a key, in one go: nobody else locks those while they run.
   if n > 0 then
-    with held as (
+    with mine as materialized (  -- few: looked up once, not for every job
+      select l.claim, l.claimed_at, l.job_ids from offstage_private.lease l
+      where l.claim = any (array(select distinct c & -1024 from unnest(claims) c)) and l.worker_id + 0 = settle.worker_id  -- + 0: by worker it would step over all that it has deleted
+    ), held as (
       select x.claim, x.job_id, x.result, x.log, l.claimed_at
       from unnest(claims, job_ids, results, logs) x (claim, job_id, result, log)
-      cross join lateral (
-        select e.claimed_at, e.worker_id, e.job_ids from offstage_private.lease e where e.claim = (x.claim & -1024) limit 1) l
-      -- Outside of the limit, so that the look-up is by claim: by worker it would step over all that it has deleted.
-      where l.worker_id = settle.worker_id and l.job_ids[(x.claim & 1023)::integer] = x.job_id
+      join mine l on l.claim = (x.claim & -1024) and l.job_ids[(x.claim & 1023)::integer] = x.job_id
     ), gone as (
       delete from offstage_private.job j using held h
       where j.id = h.job_id and j.released_claim < h.claim and j.key is null
