@@ -65,8 +65,14 @@ func TestFaultsOfCalls(t *testing.T) {
 			_, err := s.Register(ctx, c, "host", 1, "test", 1, []store.Task{{Name: "t"}})
 			return err
 		},
-		"claim":     func(s *store.Store, c *pgx.Conn) error { _, err := s.Turn(ctx, c, nil, none, &store.Look{}); return err },
-		"settle":    func(s *store.Store, c *pgx.Conn) error { _, err := s.Turn(ctx, c, &store.Settle{}, nil, &store.Look{}); return err },
+		"claim": func(s *store.Store, c *pgx.Conn) error {
+			_, err := s.Turn(ctx, c, nil, none, &store.Look{})
+			return err
+		},
+		"settle": func(s *store.Store, c *pgx.Conn) error {
+			_, err := s.Turn(ctx, c, &store.Settle{}, nil, &store.Look{})
+			return err
+		},
 		"heartbeat": func(s *store.Store, c *pgx.Conn) error { _, err := s.Heartbeat(ctx, c, 404, false); return err },
 		"settings":  func(s *store.Store, c *pgx.Conn) error { _, err := s.TaskSettings(ctx, c, []int32{1}); return err },
 		"progress":  func(s *store.Store, c *pgx.Conn) error { _, err := s.Progress(ctx, c, 404, 1025, 1, 5, ""); return err },
