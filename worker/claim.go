@@ -278,7 +278,11 @@ func (t *turns) next(lead bool) (p *plan, wait time.Duration, done bool) {
 	case t.full && !now.Before(t.fullDue()), !now.Before(t.pollAt):
 		t.full = true
 		return t.take(t.plan(now, false, true, 2)), 0, false
-	case t.s.once && t.idle && t.claimed == 0 && t.flying == 0:
+	case t.s.once && t.claimed == 0 && t.flying == 0:
+		if !t.idle { // something was settled since the last full look, and may have a ticket again
+			t.full = true
+			return t.take(t.plan(now, false, true, 2)), 0, false
+		}
 		t.finish(nil)
 		return nil, 0, true
 	case t.horizon != 0:
@@ -381,6 +385,7 @@ func (t *turns) done(p *plan, unsettled []store.Verdict, look *store.Look) {
 	t.wantFlying -= p.want
 	if p.settle != nil {
 		t.settled(p, unsettled)
+		t.idle = t.idle && len(p.batch) == 0
 	}
 	if p.claim != nil {
 		t.looked(p, look, now)

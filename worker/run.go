@@ -35,7 +35,7 @@ type attempt struct {
 	tries     int  // to settle it
 	took      time.Duration
 	endedAt   time.Time
-	ending    store.Ending // Ending "" is success
+	ending    *store.Ending // nil is success
 	result    json.RawMessage
 }
 
@@ -127,7 +127,7 @@ func (s *session) cancelledNow() *map[int64]string {
 	return &map[int64]string{}
 }
 
-func (a *attempt) run(ctx context.Context) (json.RawMessage, store.Ending) {
+func (a *attempt) run(ctx context.Context) (json.RawMessage, *store.Ending) {
 	switch {
 	case ctx.Err() != nil:
 		return nil, a.endingOf(context.Cause(ctx), context.Cause(ctx))
@@ -155,7 +155,7 @@ func (a *attempt) run(ctx context.Context) (json.RawMessage, store.Ending) {
 	if err == nil && result != nil && !json.Valid(result) {
 		result, err = nil, fmt.Errorf("the result of task %s is not JSON", a.job.Task)
 	}
-	ending := store.Ending{Claim: a.claim, JobID: a.job.ID}
+	var ending *store.Ending
 	if err != nil || a.finishing {
 		ending = a.endingOf(err, context.Cause(ctx))
 	}
@@ -189,7 +189,7 @@ func (a *attempt) markSuspect(ctx context.Context) (bool, error) {
 }
 
 // endingOf decides how an attempt is settled that ended with err, under a context that had ended for cause.
-func (a *attempt) endingOf(err, cause error) store.Ending {
+func (a *attempt) endingOf(err, cause error) *store.Ending {
 	var control *offstage.Control
 	var partial *PartialError
 	switch {
@@ -219,8 +219,8 @@ func (a *attempt) endingOf(err, cause error) store.Ending {
 	return a.end("retry", err)
 }
 
-func (a *attempt) end(ending string, err error) store.Ending {
-	e := store.Ending{Claim: a.claim, JobID: a.job.ID, Ending: ending}
+func (a *attempt) end(ending string, err error) *store.Ending {
+	e := &store.Ending{Claim: a.claim, JobID: a.job.ID, Ending: ending}
 	if err != nil {
 		e.Error = storable(err.Error(), 16<<10)
 	}

@@ -47,8 +47,8 @@ func (t *turns) settleOf(batch []*attempt) *store.Settle {
 	t.emptied = nil
 	for _, a := range batch {
 		log := a.lines.text()
-		if a.ending.Ending != "" {
-			e := a.ending
+		if a.ending != nil {
+			e := *a.ending
 			e.Log = log
 			s.Endings = append(s.Endings, e)
 			continue
@@ -94,7 +94,7 @@ func (t *turns) settled(p *plan, unsettled []store.Verdict) {
 		switch verdicts[a.claim] {
 		case "busy":
 			a.tries++
-			if a.ending.Ending == "finished" && a.tries > finishTries {
+			if a.ending != nil && a.ending.Ending == "finished" && a.tries > finishTries {
 				a.ending = a.end("retry", errors.New("the handler called Complete in a transaction that was not committed"))
 			}
 			if len(t.busy) == 0 {
@@ -177,7 +177,7 @@ func (s *session) abandon() {
 		a.abandoned = true
 		s.turns.queue = append(s.turns.queue, &attempt{
 			s: s, job: a.job, claim: a.claim, endedAt: time.Now(),
-			ending: store.Ending{Claim: a.claim, JobID: a.job.ID, Ending: "release"},
+			ending: &store.Ending{Claim: a.claim, JobID: a.job.ID, Ending: "release"},
 		})
 	})
 	kick(s.turns.kicks[0])

@@ -39,7 +39,7 @@ end $$;
 -- added before the locks were taken did not wake anybody: until a later look's oldest has reached the next one of
 -- the look that took the locks, the worker keeps looking; from then on it may rely on being woken.
 --
--- Rows: kind 'job' is a claimed job; 'mark' is a mark to remember (lane_id, priority, run_at, job_id); 'again' says
+-- Rows: kind 'job' is a claimed job (crashes null: none; expired null: no; lane_id, priority and run_at are its mark); 'mark' is a mark to remember (lane_id, priority, run_at, job_id); 'again' says
 -- that something was busy or too long, look again soon; 'asleep' see above. No rows: nothing to do.
 -- Raises OS001 when there are jobs for it but the worker has been declared dead, or is unknown.
 create or replace function offstage.claim(
@@ -116,12 +116,12 @@ begin
       lane := lanes[1];
       with got as materialized (
         select * from (
-          select t.ctid as place, t.* from offstage_private.ticket t
+          select t.ctid as place, t.queue_id from offstage_private.ticket t
           where t.lane_id = lane and t.priority < mark_priorities[1]
           order by t.lane_id, t.priority, t.run_at, t.job_id limit room for update skip locked) urgent
         union all
         select * from (
-          select t.ctid as place, t.* from offstage_private.ticket t
+          select t.ctid as place, t.queue_id from offstage_private.ticket t
           where t.lane_id = lane
             and (t.priority, t.run_at, t.job_id)
               > (coalesce(mark_priorities[1], (-32768)::smallint), coalesce(mark_run_ats[1], '-infinity'), coalesce(mark_job_ids[1], -1))
@@ -234,12 +234,12 @@ begin
       insert into offstage_private.lease (claim, worker_id, claimed_at, job_ids) values (lease, claim.worker_id, at, taken);
       return query
         select 'job', lease + x.position, j.id, j.lane_id, j.priority, j.run_at, j.task_id, (j.attempts + 1)::smallint,
-          j.max_attempts, j.crashes, j.added_at, j.queue_id,
+          j.max_attempts, nullif(j.crashes, 0::smallint), j.added_at, j.queue_id,
           case when j.queue_id is not null then (select q.name from offstage_private.queue q where q.id = j.queue_id) end,
           j.key, j.flags, j.last_error,
           case when j.options is not null then (j.options ->> 'timeout')::interval end,
           case when j.options is not null then j.options ->> 'traceparent' end,
-          j.options is not null and coalesce((j.options ->> 'expires_at')::timestamptz <= at, false),
+          case when j.options is not null then (j.options ->> 'expires_at')::timestamptz <= at end,
           j.payload
         from unnest(taken) with ordinality x (id, position) join offstage_private.job j on j.id = x.id;
     end if;
