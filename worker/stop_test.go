@@ -12,7 +12,6 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/offstage-dev/offstage"
-	"github.com/offstage-dev/offstage/internal/pgtest"
 	"github.com/offstage-dev/offstage/schema"
 	"github.com/offstage-dev/offstage/worker"
 )
@@ -198,5 +197,3 @@ func TestTwoSchemas(t *testing.T) {
 		}
 	}
 }
-
-var _ = pgtest.New

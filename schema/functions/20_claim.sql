@@ -70,7 +70,6 @@ declare
   looked integer;
   rounds integer := 0;
   seen integer;          -- tickets that this round got
-  parked_any boolean := false;
   again boolean := false;
   lease bigint;
   taken bigint[] := '{}';
