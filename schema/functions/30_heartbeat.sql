@@ -130,15 +130,19 @@ begin
   return found;
 end $$;
 
--- A worker that has settled everything leaves. What it still holds goes back at once, by the next rescue.
+-- A worker leaves. What it still holds is released, without spending the attempt; what a caller's open transaction
+-- holds goes back the same way with the next rescue. Locks the worker's row, then as settle does.
 create or replace function offstage.sign_off(worker_id integer) returns void
 language plpgsql as $$
 begin
   -- Waits for a claim that is under way; the next statement then sees its lease.
-  perform 1 from offstage_private.worker w where w.id = sign_off.worker_id for update;
+  perform 1 from offstage_private.worker w where w.id = sign_off.worker_id and w.dead_at is null for update;
+  if found then
+    perform offstage.recall(worker_id, null);
+  end if;
   delete from offstage_private.worker w
   where w.id = sign_off.worker_id and not exists (select from offstage_private.lease l where l.worker_id = w.id);
   if not found then
-    update offstage_private.worker w set dead_at = offstage_private.clock() where w.id = sign_off.worker_id and w.dead_at is null;
+    update offstage_private.worker w set dead_at = offstage_private.clock(), signed_off = true where w.id = sign_off.worker_id and w.dead_at is null;
   end if;
 end $$;

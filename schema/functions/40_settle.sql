@@ -127,7 +127,8 @@ begin
   end if;
 end $$;
 
--- Answers a worker that is dead: what was rescued from it is lost, and history says what it would have written.
+-- Answers a worker that is dead: what was taken from it, or will be by the next rescue, is lost, and history says what
+-- it would have written.
 -- What it had settled while it lived stays settled.
 create or replace function offstage_private.refuse(of_worker integer, claims bigint[], job_ids bigint[], endings json)
 returns table (claim bigint, job_id bigint, verdict text)
@@ -139,19 +140,25 @@ begin
       select u.claim, u.job_id, 'succeed' as ending from unnest(claims, job_ids) u (claim, job_id)
       union all
       select e.claim, e.job_id, e.ending from json_to_recordset(coalesce(endings, '[]')) e (claim bigint, job_id bigint, ending text)
-    ), rescued as (
+    ), refused as materialized (
       select x.*, h.added_at, h.run_at, h.claimed_at, h.task_id, h.queue_id, h.attempt, h.priority
-      from x join offstage_private.history h on h.job_id = x.job_id and h.claim = x.claim and h.outcome = 'rescued'
+      from x join offstage_private.history h on h.job_id = x.job_id and h.claim = x.claim
+        and (h.outcome = 'rescued' or h.outcome = 'released' and x.ending <> 'release')
+      union all
+      select x.*, j.added_at, j.run_at, l.claimed_at, j.task_id, j.queue_id, (j.attempts + 1)::smallint, j.priority
+      from x
+      join offstage_private.job j on j.id = x.job_id and j.released_claim < x.claim
+      join offstage_private.lease l on l.claim = (x.claim & -1024) and l.worker_id = of_worker and l.job_ids[(x.claim & 1023)::integer] = x.job_id
     ), recorded as (
       insert into offstage_private.history
         (settled_at, job_id, claim, added_at, run_at, claimed_at, task_id, queue_id, worker_id, attempt, priority, outcome, error)
       select offstage_private.clock(), r.job_id, r.claim, r.added_at, r.run_at, r.claimed_at, r.task_id, r.queue_id, of_worker, r.attempt,
         r.priority, 'refused', format('worker %s came too late: it wanted to settle with %L', of_worker, r.ending)
-      from rescued r
+      from refused r
       where not exists (select from offstage_private.history h where h.job_id = r.job_id and h.claim = r.claim and h.outcome = 'refused')
     )
     select x.claim, x.job_id, 'lost' from x
-    where exists (select from rescued r where r.job_id = x.job_id and r.claim = x.claim)
+    where exists (select from refused r where r.job_id = x.job_id and r.claim = x.claim)
       or exists (select from offstage_private.job j where j.id = x.job_id and j.released_claim < x.claim);
 end $$;
 

@@ -1,7 +1,7 @@
 -- Stage 9: rescue. The jobs of a dead worker run again.
 
 -- Gives back what a dead worker holds: every job of its leases gets a ticket again, one attempt poorer, or fails when
--- that was its last one or it has crashed three workers in a row. A job whose row a caller's transaction holds stays
+-- that was its last one or it has crashed three workers in a row. A worker that has signed off costs no attempt. A job whose row a caller's transaction holds stays
 -- with its lease for the next call. Locks: leases, jobs (both skip locked), then queues by id.
 create or replace function offstage_private.give_back(dead integer[], crashed boolean) returns integer
 language plpgsql
@@ -18,7 +18,7 @@ declare
   waited bigint[] := '{}';
 begin
   for l in
-    select e.claim, e.worker_id, e.claimed_at, e.job_ids, w.host, w.pid, w.suspect
+    select e.claim, e.worker_id, e.claimed_at, e.job_ids, w.host, w.pid, w.suspect, not w.signed_off as spent
     from offstage_private.lease e join offstage_private.worker w on w.id = e.worker_id
     where e.worker_id = any (dead) order by e.claim for update of e skip locked
   loop
@@ -32,37 +32,39 @@ begin
     ), decided as materialized (
       select k.*, (k.job).id, x.crashes,
         case when k.reason is not null then 'cancelled'
+          when not l.spent then 'released'
           when x.crashes >= 3 or (k.job).attempts + 1 >= coalesce((k.job).max_attempts, k.max_attempts, 25) then 'failed' else 'rescued' end as outcome,
-        format('worker %s (pid %s on %s) died during attempt %s%s', l.worker_id, l.pid, l.host, (k.job).attempts + 1,
+        format('worker %s (pid %s on %s) %s during attempt %s%s', l.worker_id, l.pid, l.host, case when l.spent then 'died' else 'signed off' end,
+          (k.job).attempts + 1,
           case when x.crashes >= 3 then ', the third in a row: set aside' else '' end) as why
       from locked k
       -- A job that never crashed a worker is charged on suspicion; one that has, only if it was seen to start.
-      cross join lateral (select (k.job).crashes + (crashed and ((k.job).crashes = 0 or k.claim is not distinct from l.suspect))::integer as crashes) x
+      cross join lateral (select (k.job).crashes + (crashed and l.spent and ((k.job).crashes = 0 or k.claim is not distinct from l.suspect))::integer as crashes) x
     ), gone as (
       delete from offstage_private.job j using decided d where j.id = d.id and d.outcome = 'cancelled'
     ), changed as (
-      update offstage_private.job j set released_claim = d.claim, attempts = j.attempts + 1, crashes = d.crashes,
-        failed = d.outcome = 'failed', last_error = case when crashed then d.why else j.last_error end
+      update offstage_private.job j set released_claim = d.claim, attempts = j.attempts + l.spent::integer, crashes = d.crashes,
+        failed = d.outcome = 'failed', last_error = case when crashed and l.spent then d.why else j.last_error end
       from decided d where j.id = d.id and d.outcome <> 'cancelled'
     ), again as (
       insert into offstage_private.ticket (run_at, job_id, lane_id, queue_id, priority)
-      select (d.job).run_at, d.id, (d.job).lane_id, (d.job).queue_id, (d.job).priority from decided d where d.outcome = 'rescued'
+      select (d.job).run_at, d.id, (d.job).lane_id, (d.job).queue_id, (d.job).priority from decided d where d.outcome in ('rescued', 'released')
     ), kept as (
       insert into offstage_private.history
         (settled_at, job_id, claim, added_at, run_at, claimed_at, task_id, queue_id, worker_id, attempt, priority, outcome, key, error, payload)
       select at, d.id, d.claim, (d.job).added_at, (d.job).run_at, l.claimed_at, (d.job).task_id, (d.job).queue_id, l.worker_id,
         (d.job).attempts + 1, (d.job).priority, o.outcome, (d.job).key, case o.outcome when 'cancelled' then d.reason else d.why end,
-        case when o.outcome <> 'rescued' then (d.job).payload end
-      from decided d cross join lateral (select 'rescued' union all select d.outcome where d.outcome <> 'rescued') o (outcome)
+        case when o.outcome not in ('rescued', 'released') then (d.job).payload end
+      from decided d cross join lateral (select case when l.spent then 'rescued' else 'released' end union select d.outcome) o (outcome)
     ), forgotten as (
       delete from offstage_private.cancellation c using decided d where c.job_id = d.id
     )
     select count(*) as n,
       array_agg(d.claim) filter (where (d.job).queue_id is not null) as slot_claims,
       array_agg((d.job).queue_id) filter (where (d.job).queue_id is not null) as slot_queues,
-      array_agg(d.id) filter (where d.outcome <> 'rescued') as ended,
+      array_agg(d.id) filter (where d.outcome not in ('rescued', 'released')) as ended,
       count(offstage_private.notify_event((d.job).notify_channel, d.id, d.outcome, (d.job).options))
-        filter (where (d.job).notify_channel is not null and d.outcome <> 'rescued') as told
+        filter (where (d.job).notify_channel is not null and d.outcome not in ('rescued', 'released')) as told
     into batch from decided d;
     n := n + batch.n;
     slot_claims := slot_claims || batch.slot_claims;

@@ -77,6 +77,7 @@ create table offstage_private.worker (
   beats integer not null default 1,                   -- landed in a row
   suspect bigint,                                     -- claim of the job that runs although it has crashed a worker before
   draining boolean not null default false,
+  signed_off boolean not null default false,          -- it left by itself: what it holds was not lost in a crash
   dead_at timestamptz
 ) with (fillfactor = 20);
 
