@@ -183,7 +183,7 @@ func (s *stage) drained(within time.Duration) {
 					where w.id is null or w.dead_at is not null)),  -- a live worker drops its last one when it settles the next job, or leaves
 				('handovers', (select count(*) from offstage_private.handover)),
 				('cancellations', (select count(*) from offstage_private.cancellation)),
-				('slots', (select coalesce(sum(cardinality(claims)), 0) from offstage_private.queue))
+				('slots', (select coalesce(sum(cardinality(claims)), 0) from offstage_private.queue_state))
 			) x (what, n) where n > 0)`).Scan(&left)
 		if err == nil && len(left) > 0 {
 			err = errors.New("left: " + strings.Join(left, ", "))

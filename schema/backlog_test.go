@@ -220,6 +220,79 @@ func TestDeadTickets(t *testing.T) {
 	do(t, old, "rollback")
 }
 
+// turnStage has what a worker of one serial queue does: it settles its job and claims the next one in the same transaction.
+const turnStage = `
+create table offstage.at as select 0::bigint as claim, 0::bigint as job_id, timestamptz '-infinity' as run_at,
+  timestamptz '-infinity' as mark_run_at, 0::bigint as mark_job_id;
+create function offstage.turn(w integer, tasks integer[]) returns void language plpgsql as $$
+declare
+  o record;
+begin
+  select * into o from offstage.at;
+  if o.claim > 0 then
+    perform offstage.settle(w, array[o.claim], array[o.job_id], emptied => array(select claim from offstage_private.lease where claim < (o.claim & -1024) and worker_id = w));
+  end if;
+  update offstage.at set (claim, job_id, run_at) = (
+    select c.claim, c.job_id, c.run_at
+    from offstage.claim(w, 1000, tasks, null, tasks, '{0}', array[o.mark_run_at], array[o.mark_job_id]) c where kind = 'job');
+  update offstage.at set (mark_run_at, mark_job_id) = (run_at, job_id) where (run_at, job_id) > (mark_run_at, mark_job_id);
+  if not exists (select from offstage.at where claim is not null) then
+    raise exception 'nothing to claim behind job %', o.job_id;
+  end if;
+end $$;
+create procedure offstage.turns(w integer, tasks integer[], n integer) language plpgsql as $$
+begin
+  for i in 1..n loop
+    perform offstage.turn(w, tasks);
+    commit;
+  end loop;
+end $$;`
+
+// TestDeadQueue: what has been parked in a queue and is gone, and the queue's own past, cost its next turn nothing, also
+// while an old snapshot sees all of it (invariant 6).
+func TestDeadQueue(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	conn, old := db.Conn(t), db.Conn(t)
+	id, tasks := worker(t, conn, "runs")
+	queue := one32(t, conn, "select offstage_private.queue_id('q')")
+	do(t, conn, turnStage)
+	filling{task: "runs", queue: &queue}.add(t, conn, 1000)
+	do(t, old, "begin isolation level repeatable read")
+	do(t, old, "select 1 from offstage_private.ticket limit 1")
+	do(t, conn, "call offstage.turns($1, $2, 1)", id, tasks) // parks the other 999
+	do(t, conn, "update offstage.at set (mark_run_at, mark_job_id) = (select run_at, job_id from offstage_private.parked order by run_at desc, job_id desc limit 1)")
+	do(t, conn, `with j as (
+		insert into offstage_private.job (id, run_at, added_at, updated_at, task_id, lane_id, queue_id, priority, payload)
+		select nextval('offstage_private.job_id'), now(), now(), now(), $1, $1, $2, 0, '{}' from generate_series(1, $3::integer) returning *)
+		insert into offstage_private.parked select run_at, id, lane_id, queue_id, priority from j`, tasks[0], queue, many)
+
+	look := func(when string) {
+		t.Helper()
+		const call = "select offstage.turn($1, $2)"
+		buffers(t, conn, call, id, tasks)
+		if n := buffers(t, conn, call, id, tasks); n > 400 {
+			t.Errorf("%s: a turn touches %d pages", when, n)
+		} else {
+			t.Logf("%s: a turn touches %d pages", when, n)
+		}
+	}
+	look("at first")
+	do(t, conn, "call offstage.turns($1, $2, 900)", id, tasks)
+	look("after 900 turns")
+	do(t, conn, `delete from offstage_private.parked p where p.ctid = any (array(
+		select ctid from offstage_private.parked order by priority, run_at, job_id limit $1))`, many/2) // as remove_job does
+	do(t, conn, "call offstage.turns($1, $2, 300)", id, tasks) // one of about 17 steps over them for the last time
+	look("after half of the line was removed")
+	do(t, conn, "select offstage.add_job('runs', queue_name => 'q', run_at => '2020-01-01')")
+	do(t, conn, "update offstage.at set mark_run_at = '-infinity', mark_job_id = 0") // as the wake makes the worker do
+	do(t, conn, "call offstage.turns($1, $2, 1)", id, tasks)
+	if got := one[string](t, conn, "select to_char(run_at, 'YYYY') from offstage.at"); got != "2020" {
+		t.Errorf("a job that is more urgent than all that are parked did not come first: %s", got)
+	}
+	do(t, old, "rollback")
+}
+
 func one32(t testing.TB, db execer, sql string, args ...any) int32 {
 	return one[int32](t, db, sql, args...)
 }

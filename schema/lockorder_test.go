@@ -262,12 +262,12 @@ func (b *brawl) look(ctx context.Context, conn *pgx.Conn, r *rand.Rand) error {
 	var wrong *string
 	err := conn.QueryRow(ctx, `
 		select string_agg(format('queue %s runs %s', q.name, x.running), '; ')
-		from offstage_private.queue q cross join lateral (
+		from offstage_private.queue q join offstage_private.queue_state u on u.queue_id = q.id cross join lateral (
 		  select array_agg(l.claim + u.position) as running
 		  from offstage_private.lease l cross join lateral unnest(l.job_ids) with ordinality u (id, position)
 		  join offstage_private.job j on j.id = u.id and j.released_claim < l.claim + u.position
 		  where j.queue_id = q.id) x
-		where q.name = any ($1) and (cardinality(x.running) > 1 or cardinality(q.claims) > 1 or not x.running <@ q.claims)`, serialQueues).Scan(&wrong)
+		where q.name = any ($1) and (cardinality(x.running) > 1 or cardinality(u.claims) > 1 or not x.running <@ u.claims)`, serialQueues).Scan(&wrong)
 	if err != nil {
 		return err
 	}
@@ -493,7 +493,7 @@ func (b *brawl) drain(conn *pgx.Conn) {
 			t.Errorf("%d rows are left in %s", n, table)
 		}
 	}
-	if n := one[int](t, conn, "select coalesce(sum(cardinality(claims)), 0) from offstage_private.queue"); n != 0 {
+	if n := one[int](t, conn, "select coalesce(sum(cardinality(claims)), 0) from offstage_private.queue_state"); n != 0 {
 		t.Errorf("%d slots are left", n)
 	}
 	b.mu.Lock()

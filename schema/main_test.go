@@ -114,18 +114,31 @@ select format('%s of job %s has another key than the job', p.kind, j.id)
 from place p join offstage_private.job j on j.id = p.job_id
 where (p.lane_id, p.priority, p.run_at, coalesce(p.queue_id, 0)) <> (j.lane_id, j.priority, j.run_at, coalesce(j.queue_id, 0))
 union all
-select format('queue %s: claim %s holds a slot, but does not run', q.id, c)
-from offstage_private.queue q cross join lateral unnest(q.claims) c
-where not exists (select from running r where r.claim = c and r.queue_id = q.id)
+select format('queue %s: claim %s holds a slot, but does not run', q.queue_id, c)
+from offstage_private.queue_state q cross join lateral unnest(q.claims) c
+where not exists (select from running r where r.claim = c and r.queue_id = q.queue_id)
 union all
 select format('queue %s: job %s runs without a slot', r.queue_id, r.job_id)
-from running r join offstage_private.queue q on q.id = r.queue_id where r.claim <> all (q.claims)
+from running r join offstage_private.queue_state q on q.queue_id = r.queue_id where r.claim <> all (q.claims)
 union all
-select format('queue %s stands still: %s parked, %s of %s slots taken', q.id, p.n, cardinality(q.claims), coalesce(s.concurrency, 1))
-from offstage_private.queue q left join offstage_private.queue_setting s on s.queue_id = q.id cross join lateral (select count(*) as n from offstage_private.parked p where p.queue_id = q.id) p
+select format('queue %s stands still: %s parked, %s of %s slots taken', q.queue_id, p.n, cardinality(q.claims), coalesce(s.concurrency, 1))
+from offstage_private.queue_state q left join offstage_private.queue_setting s on s.queue_id = q.queue_id
+cross join lateral (select count(*) as n from offstage_private.parked p where p.queue_id = q.queue_id) p
 where p.n > 0 and s.paused is not true and cardinality(q.claims) < coalesce(s.concurrency, 1)
-  and not exists (select from offstage_private.ticket t where t.queue_id = q.id)
-  and not exists (select from offstage_private.handover h where h.queue_id = q.id)
+  and not exists (select from offstage_private.ticket t where t.queue_id = q.queue_id)
+  and not exists (select from offstage_private.handover h where h.queue_id = q.queue_id)
+union all
+select format('queue %s has %s states', q.id, n) from offstage_private.queue q
+cross join lateral (select count(*) as n from offstage_private.queue_state s where s.queue_id = q.id) s where n <> 1
+union all
+select format('job %s of queue %s is parked in front of where lane %s begins', p.job_id, p.queue_id, p.lane_id)
+from offstage_private.parked p
+where not exists (
+  select from offstage_private.queue_front f where f.queue_id = p.queue_id and f.lane_id = p.lane_id
+    and (f.priority, f.run_at, f.job_id) <= (p.priority, p.run_at, p.job_id))
+union all
+select format('lane %s of queue %s begins in %s places', f.lane_id, f.queue_id, count(*))
+from offstage_private.queue_front f group by f.lane_id, f.queue_id having count(*) > 1
 union all
 select format('lease %s of worker %s, which does not exist', l.claim, l.worker_id)
 from offstage_private.lease l where not exists (select from offstage_private.worker w where w.id = l.worker_id)`

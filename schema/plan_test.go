@@ -80,7 +80,7 @@ begin
 end $$;
 -- the queue of the task "queued" is taken
 create function t.busy() returns void language sql as $$
-  update offstage_private.queue set claims = '{1}' where name = 'busy'
+  update offstage_private.queue_state set claims = '{1}' where queue_id = offstage_private.queue_id('busy')
 $$;`
 
 // grow adds n jobs of each kind.
@@ -108,8 +108,10 @@ func TestPlans(t *testing.T) {
 	do(t, conn, `select offstage.permanently_fail_jobs(array[(select id from offstage.add_job('c'))])`)
 	some := `with q as (select offstage_private.queue_id('p') as id, offstage_private.task_id('parked') as task), j as (
 			insert into offstage_private.job (id, run_at, added_at, updated_at, task_id, lane_id, queue_id, priority, payload)
-			select nextval('offstage_private.job_id'), now(), now(), now(), task, task, id, 0, '{}' from q, generate_series(1, $1::integer) returning *)
-		insert into offstage_private.parked select run_at, id, lane_id, queue_id, priority from j`
+			select nextval('offstage_private.job_id'), now(), now(), now(), task, task, id, 0, '{}' from q, generate_series(1, $1::integer) returning *), p as (
+			insert into offstage_private.parked select run_at, id, lane_id, queue_id, priority from j)
+		insert into offstage_private.queue_front (run_at, job_id, queue_id, lane_id, priority)
+		select '-infinity', 0, id, task, -32768 from q on conflict do nothing`
 	failed := `insert into offstage_private.job (id, run_at, added_at, updated_at, task_id, lane_id, priority, payload, failed)
 		select nextval('offstage_private.job_id'), now(), now(), now(), 1, 1, 0, '{}', true from generate_series(1, $1::integer)`
 	history := `insert into offstage_private.history (settled_at, job_id, added_at, run_at, task_id, attempt, priority, outcome)
@@ -129,7 +131,7 @@ func TestPlans(t *testing.T) {
 	add(20_000) // 100,000 jobs, and as much history
 	measure(t, "grown, never analyzed, old plans", old)
 	measure(t, "grown, never analyzed", db.Conn(t))
-	do(t, conn, "analyze offstage_private.job, offstage_private.ticket, offstage_private.scheduled, offstage_private.parked, offstage_private.queue, offstage_private.task, offstage_private.lease, offstage_private.history, offstage_private.worker")
+	do(t, conn, "analyze offstage_private.job, offstage_private.ticket, offstage_private.scheduled, offstage_private.parked, offstage_private.queue, offstage_private.queue_state, offstage_private.queue_front, offstage_private.task, offstage_private.lease, offstage_private.history, offstage_private.worker")
 	measure(t, "analyzed, old plans", old)
 	measure(t, "analyzed", db.Conn(t))
 	do(t, conn, `delete from offstage_private.job j where not failed and key is null and id % 4000 > 1`)

@@ -94,7 +94,7 @@ var checks = []struct{ what, sql string }{
 			('tickets', (select count(*) from offstage_private.ticket)), ('scheduled', (select count(*) from offstage_private.scheduled)),
 			('parked', (select count(*) from offstage_private.parked)), ('leases', (select count(*) from offstage_private.lease)),
 			('handovers', (select count(*) from offstage_private.handover)),
-			('slots', (select coalesce(sum(cardinality(claims)), 0) from offstage_private.queue)),
+			('slots', (select coalesce(sum(cardinality(claims)), 0) from offstage_private.queue_state)),
 			('workers', (select count(*) from offstage_private.worker where dead_at is null)),
 			('progress of jobs that are there', (select count(*) from offstage_private.progress p join offstage_private.job j on j.id = p.job_id)),
 			('cancellations of jobs that are there', (select count(*) from offstage_private.cancellation c join offstage_private.job j on j.id = c.job_id)),

@@ -157,7 +157,7 @@ func (s *stage) empty() {
 			s.t.Errorf("%d rows are left in %s", n, table)
 		}
 	}
-	if n := one[int](s, "select coalesce(sum(cardinality(claims)), 0) from offstage_private.queue"); n != 0 {
+	if n := one[int](s, "select coalesce(sum(cardinality(claims)), 0) from offstage_private.queue_state"); n != 0 {
 		s.t.Errorf("%d slots of queues are still taken", n)
 	}
 }

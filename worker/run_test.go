@@ -271,7 +271,7 @@ func TestComplete(t *testing.T) {
 		}
 	}
 	s.eventually(func() bool {
-		return one[int](s, "select coalesce(sum(cardinality(claims)), 0) from offstage_private.queue") == 0
+		return one[int](s, "select coalesce(sum(cardinality(claims)), 0) from offstage_private.queue_state") == 0
 	}, "the queue's slot was not freed")
 	s.empty()
 }

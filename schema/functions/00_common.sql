@@ -41,7 +41,10 @@ begin
     select q.id into found_id from offstage_private.queue q where q.name = queue_name;
     exit when found;
     insert into offstage_private.queue (name) values (queue_name) on conflict do nothing returning id into found_id;
-    exit when found;
+    if found then
+      insert into offstage_private.queue_state (queue_id) values (found_id);
+      exit;
+    end if;
   end loop;
   return found_id;
 end $$;

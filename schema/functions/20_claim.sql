@@ -7,7 +7,8 @@
 --   2. lease       rescue: update, skip locked; a worker's own settle deletes it
 --   3. job         settle: plain jobs by delete (nobody else locks them while they run), keyed ones skip locked;
 --                  rescue skip locked; keyed add, remove_job and admin: blocking, in the order of the keys
---   4. queue       settle, promote, rescue: blocking, by id, once a transaction; claim: skip locked
+--   4. queue       settle, promote, rescue: blocking, by id, once a transaction; claim: skip locked. Its state and fronts
+--                  are read and written under this lock
 --   5. places      claim, promote, handing over: skip locked; unplace(): blocking, holds nothing that those wait for
 --
 -- A claim waits for nothing at all, because it shares a transaction with the settle before it.
@@ -75,6 +76,8 @@ declare
   taken bigint[] := '{}';
   free bigint[];         -- jobs of this round without a queue
   queued tid[];          -- tickets of this round with one
+  handed json;           -- tickets that a settle of this transaction has made, and those of them that this round got
+  turned tid[];
   queue_ids integer[];
   got bigint[];
   marks offstage_private.ticket[];
@@ -84,19 +87,9 @@ begin
     perform offstage_private.sleep_lock(task_ids, sleep_state > 0);
   end if;
 
-  -- A settle of this transaction has handed queues on: their tickets may stand behind the marks.
-  if current_setting('offstage.handed', true) <> '' and mark_lanes is not null then
-    select array_agg(x.lane_id), array_agg(x.priority), array_agg(x.run_at), array_agg(x.job_id)
-    into mark_lanes, mark_priorities, mark_run_ats, mark_job_ids
-    from (
-      select k.lane_id, k.priority,
-        case when h.lane_id is null or (k.run_at, k.job_id) < (h.run_at, h.job_id) then k.run_at else h.run_at end run_at,
-        case when h.lane_id is null or (k.run_at, k.job_id) < (h.run_at, h.job_id) then k.job_id else h.job_id - 1 end job_id
-      from unnest(mark_lanes, mark_priorities, mark_run_ats, mark_job_ids) k (lane_id, priority, run_at, job_id)
-      left join json_to_recordset(current_setting('offstage.handed', true)::json)
-        h (lane_id integer, priority smallint, run_at timestamptz, job_id bigint)
-        on h.lane_id = k.lane_id and h.priority = k.priority
-    ) x;
+  -- A settle of this transaction has handed queues on: their tickets may stand in front of the marks.
+  if mark_lanes is not null then
+    handed := nullif(current_setting('offstage.handed', true), '')::json;
   end if;
 
   -- What to look through: the lanes of these tasks, without paused tasks and forbidden flags. (A "language sql" helper
@@ -109,7 +102,7 @@ begin
 
   while room > 0 and cardinality(lanes) > 0 loop
     rounds := rounds + 1;
-    if cardinality(lanes) = 1 and (mark_lanes is null or mark_lanes = lanes) then
+    if cardinality(lanes) = 1 and (mark_lanes is null or mark_lanes = lanes) and handed is null then
       -- One lane, at most one mark: the index gives the order, and rows are locked as they are found. What is
       -- more urgent than the mark comes first.
       lane := lanes[1];
@@ -132,8 +125,9 @@ begin
       select (select array_agg(job_id) from gone),
         array_agg(place) filter (where queue_id is not null), array_agg(queue_id) filter (where queue_id is not null), count(*), 0
       into free, queued, queue_ids, seen, looked from got;
+      turned := null;
     else
-      -- Several: the tickets of each range between the marks, merged, then locked.
+      -- Several: the tickets of each range between the marks, and those handed on, merged, then locked.
       look_at := room * 2 + 50;
       with mark as (
         select * from unnest(mark_lanes, mark_priorities, mark_run_ats, mark_job_ids) k (lane_id, priority, run_at, job_id)
@@ -144,11 +138,21 @@ begin
       ), range as (
         select s.*, coalesce(lead(s.priority) over (partition by s.lane_id order by s.priority, s.run_at, s.job_id), 32768) as until from start s
       ), look as materialized (
-        select t.* from range r cross join lateral (
-          select t.ctid as place, t.* from offstage_private.ticket t
-          where t.lane_id = r.lane_id and (t.priority, t.run_at, t.job_id) > (r.priority, r.run_at, r.job_id)
-            and t.priority < r.until  -- of one column only: at a pair of them, index scans do not stop
-          order by t.lane_id, t.priority, t.run_at, t.job_id limit look_at) t
+        select * from (
+          select t.*, false as turned from range r cross join lateral (
+            select t.ctid as place, t.* from offstage_private.ticket t
+            where t.lane_id = r.lane_id and (t.priority, t.run_at, t.job_id) > (r.priority, r.run_at, r.job_id)
+              and t.priority < r.until  -- of one column only: at a pair of them, index scans do not stop
+            order by t.lane_id, t.priority, t.run_at, t.job_id limit look_at) t
+          union all
+          select t.ctid, t.*, true
+          from json_to_recordset(handed) h (lane_id integer, priority smallint, run_at timestamptz, job_id bigint)
+          join offstage_private.ticket t
+            on t.lane_id = h.lane_id and t.priority = h.priority and t.run_at = h.run_at and t.job_id = h.job_id
+          where h.lane_id = any (lanes) and not exists (
+            select from range r where r.lane_id = h.lane_id and h.priority < r.until
+              and (h.priority, h.run_at, h.job_id) > (r.priority, r.run_at, r.job_id))
+        ) t
         order by t.priority, t.run_at, t.job_id limit look_at
       ), got as materialized (
         select l.* from look l join offstage_private.ticket t on t.ctid = l.place
@@ -157,8 +161,10 @@ begin
         delete from offstage_private.ticket where ctid = any (array(select place from got where queue_id is null)) returning job_id
       )
       select (select array_agg(job_id) from gone),
-        array_agg(place) filter (where queue_id is not null), array_agg(queue_id) filter (where queue_id is not null), count(*), (select count(*) from look)
-      into free, queued, queue_ids, seen, looked from got;
+        array_agg(place) filter (where queue_id is not null), array_agg(queue_id) filter (where queue_id is not null), count(*), (select count(*) from look),
+        array_agg(place) filter (where turned)
+      into free, queued, queue_ids, seen, looked, turned from got;
+      handed := null;
     end if;
     again := looked >= look_at and seen < room;  -- the rest is locked; behind it there may be more
     exit when seen = 0;
@@ -171,38 +177,65 @@ begin
       -- first of these jobs and park the rest. Locked by a statement of its own: the next one then sees what those
       -- have done who had the lock before.
       queue_ids := array(select q.id from offstage_private.queue q where q.id = any (queue_ids) for update skip locked);
-      with q as materialized (
-        select q.id, case when s.paused then 0 else coalesce(s.concurrency, 1) - cardinality(q.claims) end as slots
-        from offstage_private.queue q left join offstage_private.queue_setting s on s.queue_id = q.id
-        where q.id = any (queue_ids)
-      ), gone as (
-        delete from offstage_private.ticket t where t.ctid = any (queued) and t.queue_id = any (array(select id from q))
-        returning t.run_at, t.job_id, t.lane_id, t.queue_id, t.priority
+      with gone as (
+        delete from offstage_private.ticket t where t.ctid = any (queued) and t.queue_id = any (queue_ids)
+        returning t.run_at, t.job_id, t.lane_id, t.queue_id, t.priority, coalesce(t.ctid = any (turned), false) as turned
       ), ranked as materialized (
-        select g.*, q.slots, row_number() over (partition by g.queue_id order by g.priority, g.run_at, g.job_id) as rank
-        from gone g join q on q.id = g.queue_id
+        select g.*, s.place, case when c.paused then 0 else coalesce(c.concurrency, 1) - cardinality(s.claims) end as slots,
+          row_number() over (partition by g.queue_id order by g.priority, g.run_at, g.job_id) as rank
+        from gone g
+        cross join lateral (
+          select o.ctid as place, o.claims from offstage_private.queue_state o where o.queue_id = g.queue_id order by o.queue_id, o.turn limit 1) s
+        left join offstage_private.queue_setting c on c.queue_id = g.queue_id
       ), turn as materialized (
         -- A queue is served in order: not before jobs of the same lane that are parked, or have tickets that another
-        -- claim is just looking at.
+        -- claim is just looking at. A ticket of this transaction, or behind a mark, is not compared with those in front,
+        -- which have not been looked at, either. Looks end at the first that is there: a second bound would not stop them.
         select r.*, case when r.rank > r.slots then false else
-          not exists (
-            select from offstage_private.parked p where p.queue_id = r.queue_id and p.lane_id = r.lane_id
-              and (p.priority, p.run_at, p.job_id) < (r.priority, r.run_at, r.job_id))
-          and not exists (
-            select from offstage_private.ticket t where t.queue_id = r.queue_id and t.lane_id = r.lane_id
-              and (t.priority, t.run_at, t.job_id) < (r.priority, r.run_at, r.job_id) and t.ctid <> all (queued))
+          coalesce((
+            select (p.priority, p.run_at, p.job_id) > (r.priority, r.run_at, r.job_id)
+            from (select * from offstage_private.queue_front o where o.queue_id = r.queue_id and o.lane_id = r.lane_id order by o.queue_id, o.lane_id, o.turn limit 1) f
+            cross join lateral (
+              select * from offstage_private.parked k
+              where k.queue_id = r.queue_id and k.lane_id = r.lane_id and (k.priority, k.run_at, k.job_id) >= (f.priority, f.run_at, f.job_id)
+              order by k.queue_id, k.lane_id, k.priority, k.run_at, k.job_id limit 1) p), true)
+          and (r.turned or not exists (
+            select from (values (1)) one
+            left join lateral (
+              select * from unnest(mark_lanes, mark_priorities, mark_run_ats, mark_job_ids) u (lane_id, priority, run_at, job_id)
+              where u.lane_id = r.lane_id and (u.priority, u.run_at, u.job_id) < (r.priority, r.run_at, r.job_id)
+              order by u.priority desc, u.run_at desc, u.job_id desc limit 1) k on true
+            cross join lateral (
+              select t.ctid as place, t.priority, t.run_at, t.job_id from offstage_private.ticket t
+              where t.queue_id = r.queue_id and t.lane_id = r.lane_id
+                and (t.priority, t.run_at, t.job_id)
+                  > (coalesce(k.priority, (-32768)::smallint), coalesce(k.run_at, '-infinity'), coalesce(k.job_id, -1))
+              order by t.queue_id, t.lane_id, t.priority, t.run_at, t.job_id limit r.rank) t
+            where (t.priority, t.run_at, t.job_id) < (r.priority, r.run_at, r.job_id) and t.place <> all (queued)))
           end as goes
         from ranked r
       ), numbered as materialized (
         select t.*, cardinality(taken) + row_number() over (order by t.job_id) as position from turn t where t.goes
       ), slot as (
-        update offstage_private.queue q set claims = q.claims || n.claims
-        from (select n.queue_id, array_agg(lease + n.position) as claims from numbered n group by n.queue_id) n
-        where q.id = n.queue_id
+        update offstage_private.queue_state s set claims = s.claims || n.claims, turn = s.turn - (random() < 0.06)::integer
+        from (select n.place, array_agg(lease + n.position) as claims from numbered n group by n.place) n
+        where s.ctid = n.place
       ), park as (
         insert into offstage_private.parked (run_at, job_id, lane_id, queue_id, priority)
         select t.run_at, t.job_id, t.lane_id, t.queue_id, t.priority from turn t where not t.goes
         returning run_at, job_id, lane_id, queue_id, priority
+      ), front as materialized (
+        select p.*, f.place, (p.priority, p.run_at, p.job_id) < (f.priority, f.run_at, f.job_id) as before
+        from (select distinct on (p.queue_id, p.lane_id) p.* from park p order by p.queue_id, p.lane_id, p.priority, p.run_at, p.job_id) p
+        left join lateral (
+          select o.ctid as place, o.* from offstage_private.queue_front o
+          where o.queue_id = p.queue_id and o.lane_id = p.lane_id order by o.queue_id, o.lane_id, o.turn limit 1) f on true
+      ), first as (
+        insert into offstage_private.queue_front (run_at, job_id, queue_id, lane_id, priority)
+        select f.run_at, f.job_id, f.queue_id, f.lane_id, f.priority from front f where f.place is null
+      ), lowered as (
+        update offstage_private.queue_front o set turn = o.turn - 1, run_at = f.run_at, job_id = f.job_id, priority = f.priority
+        from front f where o.ctid = f.place and f.before
       )
       select (select array_agg(n.job_id order by n.position) from numbered n),
         (select array_agg(row (k.run_at, k.job_id, k.lane_id, k.queue_id, k.priority)::offstage_private.ticket) from

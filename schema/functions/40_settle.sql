@@ -58,46 +58,79 @@ language sql volatile as $$
 $$;
 
 -- Gives the free slots of these queues, locked by the caller, to parked jobs: one ticket a slot to the first of
--- each lane (of up to eight lanes), because nobody may be there to run the task of the very first. A ticket too many
--- is parked again by the claim that finds it. Where that was not enough to be sure, promote() comes back.
+-- each lane, because nobody may be there to run the task of the very first. A ticket too many is parked again by the
+-- claim that finds it. Of more than eight lanes, each hand-over serves the eight where the last one stopped, so that
+-- all get their turn; promote() comes back for the others, and for what could not be given.
 -- Says to the claim of the same transaction where the new tickets are.
 create or replace function offstage_private.hand_over(queue_ids integer[]) returns void
 language plpgsql as $$
 declare
   at timestamptz := offstage_private.clock();
+  advance boolean := random() < 0.06;  -- fronts: seldom enough to cost little, often enough to leave little behind
   handed json;
   tasks integer[];
   t integer;
 begin
   with recursive open as materialized (
-    select q.id, coalesce(s.concurrency, 1) - cardinality(q.claims) as slots
-    from offstage_private.queue q left join offstage_private.queue_setting s on s.queue_id = q.id
-    where q.id = any (queue_ids) and s.paused is not true and coalesce(s.concurrency, 1) > cardinality(q.claims)
-  ), head (queue_id, slots, lane_id, n) as (
-    select o.id, o.slots, (select p.lane_id from offstage_private.parked p where p.queue_id = o.id order by p.queue_id, p.lane_id limit 1), 1
+    select q as id, coalesce(c.concurrency, 1) - cardinality(s.claims) as slots, s.next_lane, s.place
+    from unnest(queue_ids) q
+    cross join lateral (
+      select o.ctid as place, o.claims, o.next_lane from offstage_private.queue_state o where o.queue_id = q order by o.queue_id, o.turn limit 1) s
+    left join offstage_private.queue_setting c on c.queue_id = q
+    where c.paused is not true and coalesce(c.concurrency, 1) > cardinality(s.claims)
+  ), lane as (
+    -- The lanes from next_lane on, then (lap 1) those in front of it; n counts the ones with something parked.
+    select o.id as queue_id, o.slots, o.next_lane, o.next_lane - 1 as lane_id, 0 as lap, 0 as n, null::tid as place, null::offstage_private.queue_front as front, null::offstage_private.parked as first
     from open o
     union all
-    select h.queue_id, h.slots,
-      (select p.lane_id from offstage_private.parked p where p.queue_id = h.queue_id and p.lane_id > h.lane_id order by p.queue_id, p.lane_id limit 1), h.n + 1
-    from head h where h.lane_id is not null and h.n < 9
+    select l.queue_id, l.slots, l.next_lane, (f.front).lane_id, f.lap, l.n + (p.first is not null)::integer, f.place, f.front, p.first
+    from lane l
+    cross join lateral (
+      (select o.ctid as place, o as front, l.lap as lap from offstage_private.queue_front o
+       where o.queue_id = l.queue_id and o.lane_id > l.lane_id and (l.lap = 0 or o.lane_id < l.next_lane)
+       order by o.queue_id, o.lane_id, o.turn limit 1)
+      union all
+      (select o.ctid, o, 1 from offstage_private.queue_front o
+       where o.queue_id = l.queue_id and l.lap = 0 and o.lane_id < l.next_lane
+       order by o.queue_id, o.lane_id, o.turn limit 1)
+      limit 1) f
+    left join lateral (
+      select k as first from offstage_private.parked k
+      where k.queue_id = l.queue_id and k.lane_id = (f.front).lane_id
+        and (k.priority, k.run_at, k.job_id) >= ((f.front).priority, (f.front).run_at, (f.front).job_id)
+      order by k.queue_id, k.lane_id, k.priority, k.run_at, k.job_id limit 1) p on true
+    where l.n < 9
   ), next as materialized (
-    select p.* from head h cross join lateral (
+    select l.queue_id as of_queue, l.lane_id as of_lane, l.n, p.* from lane l left join lateral (
       select k.ctid as place, k.* from offstage_private.parked k
-      where k.queue_id = h.queue_id and k.lane_id = h.lane_id
-      order by k.queue_id, k.lane_id, k.priority, k.run_at, k.job_id limit h.slots for update skip locked) p
-    where h.lane_id is not null and h.n < 9
+      where k.queue_id = l.queue_id and k.lane_id = l.lane_id and l.n < 9
+        and (k.priority, k.run_at, k.job_id) >= ((l.first).priority, (l.first).run_at, (l.first).job_id)
+      order by k.queue_id, k.lane_id, k.priority, k.run_at, k.job_id limit l.slots for update skip locked) p on true
+    where l.first is not null
   ), gone as (
-    delete from offstage_private.parked where ctid = any (array(select place from next))
+    delete from offstage_private.parked where ctid = any (array(select place from next where place is not null))
   ), given as (
     insert into offstage_private.ticket (run_at, job_id, lane_id, queue_id, priority)
-    select n.run_at, n.job_id, n.lane_id, n.queue_id, n.priority from next n returning lane_id, priority, run_at, job_id
+    select n.run_at, n.job_id, n.lane_id, n.queue_id, n.priority from next n where n.place is not null returning lane_id, priority, run_at, job_id
   ), later as (
     -- More lanes than we gave to, or one whose jobs are all held by callers' transactions.
-    insert into offstage_private.handover (queue_id, due_at)
-    select h.queue_id, at + interval '1 s' from head h
-    where h.lane_id is not null and (h.n = 9 or not exists (select from next n where n.queue_id = h.queue_id and n.lane_id = h.lane_id))
+    insert into offstage_private.handover (queue_id, due_at) select n.of_queue, at + interval '1 s' from next n where n.place is null
+  ), ninth as materialized (
+    select n.of_queue, n.of_lane from next n where n.n = 9
+  ), stopped as (
+    update offstage_private.queue_state s set next_lane = coalesce(n.of_lane, 0)
+    from open o left join ninth n on n.of_queue = o.id
+    where s.ctid = o.place and coalesce(n.of_lane, 0) <> o.next_lane
+  ), advanced as (
+    -- To the first that is there, whoever has locked it: it is given next time, or steps aside.
+    update offstage_private.queue_front f set
+      turn = f.turn - 1,
+      priority = coalesce((l.first).priority, 32767), run_at = coalesce((l.first).run_at, 'infinity'), job_id = coalesce((l.first).job_id, 9223372036854775807)
+    from lane l
+    where advance and f.ctid = l.place
+      and (f.priority, f.run_at, f.job_id) < (coalesce((l.first).priority, 32767), coalesce((l.first).run_at, 'infinity'), coalesce((l.first).job_id, 9223372036854775807))
   )
-  select (select json_agg(f) from (select distinct on (g.lane_id, g.priority) g.* from given g order by g.lane_id, g.priority, g.run_at, g.job_id) f),
+  select (select json_agg(g) from given g),
     array(select distinct coalesce((select l.task_id from offstage_private.lane l where l.id = g.lane_id), g.lane_id) from given g)
   into handed, tasks;
   if handed is not null then
@@ -116,12 +149,18 @@ declare
   freed integer[];
 begin
   perform 1 from offstage_private.queue q where q.id = any (queue_ids) order by q.id for update;
-  with gone as (
-    update offstage_private.queue q
-    set claims = case when cardinality(q.claims) = 1 then '{}' else array(select unnest(q.claims) except select unnest(free_slots.claims)) end
-    where q.id = any (queue_ids) and q.claims && free_slots.claims returning q.id
+  with held as materialized (
+    select s.* from (select distinct u from unnest(queue_ids) u) q (id)
+    cross join lateral (
+      select o.ctid as place, o.claims from offstage_private.queue_state o where o.queue_id = q.id order by o.queue_id, o.turn limit 1) s
+    where s.claims && free_slots.claims
+  ), gone as (
+    update offstage_private.queue_state s
+    set claims = case when cardinality(s.claims) = 1 then '{}' else array(select unnest(s.claims) except select unnest(free_slots.claims)) end,
+      turn = s.turn - (random() < 0.06)::integer
+    from held h where s.ctid = h.place returning s.queue_id
   )
-  select array_agg(id) into freed from gone;
+  select array_agg(queue_id) into freed from gone;
   if freed is not null then
     perform offstage_private.hand_over(freed);
   end if;

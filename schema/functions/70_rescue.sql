@@ -77,9 +77,9 @@ begin
   end loop;
   if emptied <> '{}' then
     -- Slots of jobs that are gone without having been settled: their handlers ended them (finish()).
-    select array_agg(c) as slot_claims, array_agg(q.id) as slot_queues into batch
-    from offstage_private.queue q cross join lateral unnest(q.claims) c
-    where q.claims <> '{}' and c & -1024 = any (emptied) and c <> all (slot_claims);
+    select array_agg(c) as slot_claims, array_agg(s.queue_id) as slot_queues into batch
+    from offstage_private.queue_state s cross join lateral unnest(s.claims) c
+    where s.claims <> '{}' and c & -1024 = any (emptied) and c <> all (slot_claims);
     slot_claims := slot_claims || batch.slot_claims;
     slot_queues := slot_queues || batch.slot_queues;
   end if;

@@ -287,9 +287,11 @@ create or replace view offstage.jobs as
 
 -- Queues with what is in them. Counts stop at 10,000.
 create or replace view offstage.queues as
-  select q.name as queue_name, coalesce(s.concurrency, 1) as concurrency, coalesce(s.paused, false) as paused, cardinality(q.claims) as running,
+  select q.name as queue_name, coalesce(s.concurrency, 1) as concurrency, coalesce(s.paused, false) as paused, cardinality(u.claims) as running,
     (select count(*) from (select from offstage_private.parked p where p.queue_id = q.id limit 10000) x) as parked
-  from offstage_private.queue q left join offstage_private.queue_setting s on s.queue_id = q.id;
+  from offstage_private.queue q
+  join offstage_private.queue_state u on u.queue_id = q.id
+  left join offstage_private.queue_setting s on s.queue_id = q.id;
 
 -- Workers that live, or died lately.
 create or replace view offstage.workers as

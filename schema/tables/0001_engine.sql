@@ -52,9 +52,31 @@ create unique index lane_flags on offstage_private.lane (task_id, md5(flags::tex
 
 create table offstage_private.queue (
   id integer generated always as identity primary key,
-  name text not null unique constraint job_queues_queue_name_check check (length(name) <= 128),
-  claims bigint[] not null default '{}'               -- its slots: the claims that hold one
+  name text not null unique constraint job_queues_queue_name_check check (length(name) <= 128)
+);
+
+-- What changes with every job of a queue. Read and written only by who has locked the row in queue, which is never
+-- written itself. An old snapshot keeps all versions of a row: so now and then an update gives it a lower turn, and
+-- the newest version is the first in the index, found at once however many there have been.
+create table offstage_private.queue_state (
+  queue_id integer not null,
+  turn bigint not null default 0,
+  claims bigint[] not null default '{}',              -- its slots: the claims that hold one
+  next_lane integer not null default 0,               -- where the next hand-over begins; 0: at the first lane
+  primary key (queue_id, turn)
 ) with (fillfactor = 50);
+
+-- Where the parked jobs of a queue begin, per lane that has ever had some: none is in front of it. What was parked
+-- before and is gone is not stepped over. Read and written as queue_state, turn as there.
+create table offstage_private.queue_front (
+  run_at timestamptz not null,
+  job_id bigint not null,
+  turn bigint not null default 0,
+  queue_id integer not null,
+  lane_id integer not null,
+  priority smallint not null,
+  primary key (queue_id, lane_id, turn)
+);
 
 -- What people set on a queue; no row: one at a time, not paused. A table of its own, because settle and promote wait for the
 -- row in queue: a caller who pauses a queue and leaves the transaction open must not hold them up.
