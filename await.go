@@ -30,8 +30,9 @@ func (e *EndedError) Error() string {
 }
 
 // Await waits until the job has ended and decodes its result into T. It returns *EndedError for every other outcome than
-// succeeded, ErrNotFound for a job that is unknown (or ended before without leaving a trace in history), and ctx's
-// error when that ends first. It is told by the database, and looks by itself now and then.
+// succeeded, ErrNotFound for a job that is unknown, and ctx's error when that ends first. A job whose
+// history is not kept (keep "none", by its task or its own option) is unknown as well if it ended before Await was
+// called: what somebody awaits is kept from then on only. Give a job that is to be awaited the option keep "all". It is told by the database, and looks by itself now and then.
 func Await[T any](ctx context.Context, c *Client, id int64) (result T, err error) {
 	st, err := c.await(ctx, id)
 	if err != nil {
@@ -66,6 +67,10 @@ func (c *Client) await(ctx context.Context, id int64) (Status, error) {
 			announced = time.Now()
 		}
 		st, err := outside.Status(ctx, id)
+		if errors.Is(err, ErrNotFound) {
+			return st, fmt.Errorf("await: no job with this id is known; if it has ended already, its history is not kept "+
+				"(keep \"none\", or it is older than retention): add it with keep \"all\" to await it later: %w", err)
+		}
 		if err != nil || st.Outcome != "" {
 			return st, err
 		}

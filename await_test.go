@@ -254,8 +254,17 @@ func TestAwaitWithoutHistory(t *testing.T) {
 	if a := <-got; a.err != nil || a.result != "kept" {
 		t.Errorf("await answered %q, %v", a.result, a.err)
 	}
-	if _, err := offstage.Await[string](s.ctx(), s.client, other); !errors.Is(err, offstage.ErrNotFound) {
+	if _, err := offstage.Await[string](s.ctx(), s.client, other); !errors.Is(err, offstage.ErrNotFound) || !strings.Contains(err.Error(), `add it with keep "all"`) {
 		t.Errorf("the other one: %v", err)
+	}
+	// The same when the handler's own transaction has ended it.
+	gone := s.add("t", nil, offstage.Options{Keep: "none"})
+	h.claim(1)
+	if ok := one[bool](s, "select offstage.finish($1, $2, $3)", h.worker, h.claims[gone], gone); !ok {
+		t.Fatal("the claim is gone")
+	}
+	if _, err := offstage.Await[string](s.ctx(), s.client, gone); !errors.Is(err, offstage.ErrNotFound) || !strings.Contains(err.Error(), `add it with keep "all"`) {
+		t.Errorf("the one that its handler ended: %v", err)
 	}
 }
 
