@@ -7,6 +7,7 @@ import (
 	osexec "os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -43,10 +44,11 @@ func TestOrphansThatNobodyReaps(t *testing.T) {
 	}
 }
 
-// TestTaskDiesWithItsWorker kills a worker, and sees the task's end of a named pipe close.
+// TestTaskDiesWithItsWorker kills a worker, and sees the task's end of a named pipe close. What it leaves behind, the next
+// worker sweeps up.
 func TestTaskDiesWithItsWorker(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
+	dir, temp := t.TempDir(), t.TempDir()
 	pipe := filepath.Join(t.TempDir(), "pipe")
 	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
 		t.Fatal(err)
@@ -57,7 +59,7 @@ func TestTaskDiesWithItsWorker(t *testing.T) {
 		t.Fatal(err)
 	}
 	w := osexec.Command(self)
-	w.Env = append(os.Environ(), workerVariable+"="+dir, "TMPDIR="+t.TempDir())
+	w.Env = append(os.Environ(), workerVariable+"="+dir, "TMPDIR="+temp)
 	w.Stderr = os.Stderr
 	if err := w.Start(); err != nil {
 		t.Fatal(err)
@@ -90,6 +92,34 @@ func TestTaskDiesWithItsWorker(t *testing.T) {
 	}
 	if rest, err := io.ReadAll(reader); err != nil || len(rest) > 0 {
 		t.Errorf("the task lives on: %q, %v", rest, err)
+	}
+	_ = w.Wait()
+
+	left := func() []string {
+		t.Helper()
+		dirs, err := filepath.Glob(filepath.Join(temp, resultDirs))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return dirs
+	}
+	if dirs := left(); len(dirs) != 1 {
+		t.Fatalf("the dead worker left %q, expected one directory", dirs)
+	}
+	running, err := newResult(temp)
+	if err != nil {
+		t.Fatal(err)
+	}
+	foreign := filepath.Join(temp, "offstage-attempt-of-somebody-else")
+	if err := os.Mkdir(foreign, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	with(t, "exit 0", func(c *Config) { c.TempDir = temp }).succeed(t.Context(), job(`{}`))
+	if dirs := left(); len(dirs) != 2 || !slices.Contains(dirs, running.dir) || !slices.Contains(dirs, foreign) {
+		t.Errorf("%q are there, expected %q of a running attempt, and %q, which is none of ours", dirs, running.dir, foreign)
+	}
+	if err := running.remove(); err != nil {
+		t.Error(err)
 	}
 }
 

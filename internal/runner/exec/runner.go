@@ -24,6 +24,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/offstage-dev/offstage"
@@ -59,7 +60,8 @@ type Config struct {
 	// MaxResult is how many bytes a result may have; a larger one fails the attempt. Default 1 MiB.
 	MaxResult int
 
-	// TempDir holds a directory for the result of each running attempt. Default os.TempDir(). Where none can be made
+	// TempDir holds a directory for the result of each running attempt; those that a killed worker has left there are
+	// removed before the first attempt. Default os.TempDir(). Where none can be made
 	// (a read-only file system), attempts run without OFFSTAGE_RESULT, and their log says so.
 	TempDir string
 
@@ -73,6 +75,7 @@ type Runner struct {
 	config Config
 	names  []string
 	paths  map[string]string // by task; never changed after New
+	sweep  sync.Once         // before the first attempt
 }
 
 var _ worker.Runner = (*Runner)(nil)
@@ -127,6 +130,11 @@ func (r *Runner) Run(ctx context.Context, job *offstage.Job) (json.RawMessage, e
 		return nil, stopFailure(ctx, "it was not started", "")
 	}
 	log := worker.Log(ctx)
+	r.sweep.Do(func() {
+		if err := sweep(r.config.TempDir); err != nil {
+			log.Warn("what a killed worker left in the temporary directory stays: " + err.Error())
+		}
+	})
 	result, err := newResult(r.config.TempDir)
 	if err != nil {
 		log.Warn("the task runs without " + resultVariable + ": " + err.Error())
