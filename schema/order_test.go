@@ -1,0 +1,91 @@
+package schema_test
+
+import (
+	"cmp"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/offstage-dev/offstage/internal/pgtest"
+)
+
+var orderSeed = flag.Uint64("order.seed", 0, "seed of TestClaimOrder; 0 takes one at random")
+
+// TestClaimOrder: over tasks and flags, with and without marks, claims take jobs in Graphile Worker's order, by priority
+// and run_at over all of them, with the id where it leaves the order open.
+func TestClaimOrder(t *testing.T) {
+	t.Parallel()
+	seed := *orderSeed
+	if seed == 0 {
+		seed = rand.Uint64()
+	}
+	t.Logf("-order.seed %d", seed)
+	r := rand.New(rand.NewPCG(seed, 0))
+	conn := pgtest.New(t).Conn(t)
+	worker, tasks := worker(t, conn, "a", "b", "c")
+	began := time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)
+
+	type ticket struct {
+		id       int64
+		lane     int32
+		priority int16
+		runAt    time.Time
+	}
+	order := func(a, b ticket) int {
+		return cmp.Or(cmp.Compare(a.priority, b.priority), a.runAt.Compare(b.runAt), cmp.Compare(a.id, b.id))
+	}
+	var waiting []ticket
+	type place struct {
+		lane     int32
+		priority int16
+	}
+	marked := map[place]ticket{} // as a worker keeps them
+	for range 60 {
+		if r.IntN(3) == 0 {
+			for range r.IntN(120) {
+				j := ticket{priority: int16(r.IntN(5) - 2), runAt: began.Add(time.Duration(r.IntN(20)) * time.Second)}
+				j.id = one64(t, conn, `select id from offstage.add_job($1, priority => $2, run_at => $3, flags => case $4::integer when 0 then null else array[concat('f', $4::integer)] end)`,
+					pick(r, []string{"a", "b", "c"}), j.priority, j.runAt, r.IntN(4))
+				waiting = append(waiting, j)
+			}
+			slices.SortFunc(waiting, order)
+			clear(marked) // what the wake is for
+		}
+		want := 1 + r.IntN(30)
+		var m marks
+		for p, j := range marked {
+			m.lanes, m.priorities = append(m.lanes, p.lane), append(m.priorities, p.priority)
+			m.runAts, m.ids = append(m.runAts, j.runAt), append(m.ids, j.id)
+		}
+		rows, err := conn.Query(t.Context(), "select job_id, lane_id, priority, run_at from offstage.claim($1, $2, $3, null, $4, $5, $6, $7) where kind = 'job'",
+			worker, want, tasks, m.lanes, m.priorities, m.runAts, m.ids)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []ticket
+		for rows.Next() {
+			var j ticket
+			if err := rows.Scan(&j.id, &j.lane, &j.priority, &j.runAt); err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, j)
+		}
+		if rows.Err() != nil {
+			t.Fatal(rows.Err())
+		}
+		slices.SortFunc(got, order) // one claim is one set
+		next := waiting[:min(want, len(waiting))]
+		if !slices.EqualFunc(got, next, func(a, b ticket) bool { return a.id == b.id }) {
+			t.Fatalf("with %d marks, a claim of %d took %s, expected %s", len(m.lanes), want, fmt.Sprint(got), fmt.Sprint(next))
+		}
+		waiting = waiting[len(next):]
+		for _, j := range got {
+			if p := (place{j.lane, j.priority}); order(marked[p], j) < 0 || marked[p].id == 0 {
+				marked[p] = j
+			}
+		}
+	}
+}
