@@ -24,10 +24,10 @@ func TestIsolation(t *testing.T) {
 			id, tasks := worker(t, conn, "a")
 			do(t, conn, "select offstage.add_job('a', queue_name => 'q', flags => '{f}')")
 
-			// beside runs four callers at once, each in transactions of its own, and counts those that were turned away.
+			callers, times := 4, 25
+			// beside runs callers at once, each in transactions of its own, and counts those that were turned away.
 			beside := func(what string, work bool, add func(ctx context.Context, tx pgx.Tx, caller, n int) error) (turned int32) {
 				t.Helper()
-				const callers, times = 4, 25
 				var all errgroup.Group
 				var refused atomic.Int32
 				for caller := range callers {
@@ -116,6 +116,15 @@ func TestIsolation(t *testing.T) {
 			if level == pgx.RepeatableRead && n > 0 {
 				t.Errorf("%d transactions with keys of their own were turned away", n)
 			}
+			do(t, conn, "select offstage.add_job('a', job_key => 'k' || n, run_at => now() + '1 day') from generate_series(4, 15) n")
+			callers, times = 16, 60 // fewer met too seldom when the old job was looked up by its key
+			if n := beside("unsafe_dedupe with keys that are there", false, func(ctx context.Context, tx pgx.Tx, caller, _ int) error {
+				_, err := tx.Exec(ctx, "select offstage.add_job('a', job_key => $1, job_key_mode => 'unsafe_dedupe')", fmt.Sprint("k", caller))
+				return err
+			}); n > 0 {
+				t.Errorf("unsafe_dedupe: %d transactions with keys of their own were turned away", n)
+			}
+			callers, times = 4, 25
 			beside("add_job with one key for all", false, func(ctx context.Context, tx pgx.Tx, _, _ int) error {
 				_, err := tx.Exec(ctx, "select offstage.add_job('a', job_key => 'k0', run_at => now() + '1 day')")
 				return err

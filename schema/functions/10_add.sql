@@ -60,18 +60,20 @@ declare
   at timestamptz := offstage_private.clock();
 begin
   loop
-    -- Inserting first, instead of looking first, reads nothing: so two SERIALIZABLE callers with different keys
-    -- do not disturb each other.
+    -- Inserting first, instead of looking first, reads no index: so two SERIALIZABLE callers with different keys do not
+    -- disturb each other. Where both keys are there and are to be replaced they may, because unplace() reads the
+    -- indexes of the places, and PostgreSQL remembers pages.
+    if job_key_mode = 'unsafe_dedupe' then
+      insert into offstage_private.job as j select new.* on conflict (key) where key is not null
+        do update set revision = j.revision + 1, updated_at = now() returning j.* into old;
+      exit when old.id <> new.id;
+      perform offstage_private.place(new, at);
+      return new;
+    end if;
     insert into offstage_private.job select new.* on conflict (key) where key is not null do nothing;
     if found then
       perform offstage_private.place(new, at);
       return new;
-    end if;
-
-    if job_key_mode = 'unsafe_dedupe' then
-      update offstage_private.job j set revision = j.revision + 1, updated_at = now() where j.key = new.key returning j.* into old;
-      exit when found;
-      continue;
     end if;
 
     select j.* into old from offstage_private.job j where j.key = new.key for update;
