@@ -1,6 +1,7 @@
 package schema_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -282,6 +283,7 @@ func (b *brawl) look(ctx context.Context, conn *pgx.Conn, r *rand.Rand) error {
 type held struct {
 	claim, id int64
 	queue     *int32
+	ctid      string
 }
 
 // brawler is a worker that fetches ahead, settles in another order, and claims in the transaction in which it settles.
@@ -343,6 +345,10 @@ func (w *brawler) settleAndClaim(ctx context.Context, conn *pgx.Conn, r *rand.Ra
 	n := r.IntN(len(w.jobs) + 1)
 	batch := slices.Clone(w.jobs[:n])
 	var claims, ids []int64
+	var ctids []string
+	if r.IntN(8) > 0 { // in the order that settle asks for
+		slices.SortFunc(batch, func(a, b held) int { return cmp.Compare(a.id, b.id) })
+	}
 	endings := []ending{}
 	for i, j := range batch {
 		e := ending{Claim: j.claim, JobID: j.id, Ending: pick(r, []string{"succeed", "succeed", "succeed", "retry", "retry", "snooze", "release", "fail", "cancel"})}
@@ -358,7 +364,7 @@ func (w *brawler) settleAndClaim(ctx context.Context, conn *pgx.Conn, r *rand.Ra
 			}
 			e.QueueID = j.queue
 		case e.Ending == "succeed":
-			claims, ids = append(claims, j.claim), append(ids, j.id)
+			claims, ids, ctids = append(claims, j.claim), append(ids, j.id), append(ctids, j.ctid)
 			continue
 		case e.Ending == "retry" || e.Ending == "snooze":
 			delay := r.Float64() * 0.02
@@ -375,8 +381,8 @@ func (w *brawler) settleAndClaim(ctx context.Context, conn *pgx.Conn, r *rand.Ra
 	if err != nil {
 		return err
 	}
-	rows, err := tx.Query(ctx, `select claim from offstage.settle($1, $2, $3, null, null, $4, $5) where verdict = 'busy'`,
-		w.id, claims, ids, string(js), w.emptied)
+	rows, err := tx.Query(ctx, `select claim from offstage.settle($1, $2, $3, null, null, $4, $5, $6::text[]::tid[]) where verdict = 'busy'`,
+		w.id, claims, ids, string(js), w.emptied, ctids)
 	if err != nil {
 		return fmt.Errorf("settle: %w", err)
 	}
@@ -384,13 +390,13 @@ func (w *brawler) settleAndClaim(ctx context.Context, conn *pgx.Conn, r *rand.Ra
 	if err != nil {
 		return fmt.Errorf("settle: %w", err)
 	}
-	rows, err = tx.Query(ctx, `select claim, job_id, queue_id from offstage.claim($1, $2, $3, case when $4 then '{f}'::text[] end) where kind = 'job'`,
+	rows, err = tx.Query(ctx, `select claim, job_id, queue_id, job_ctid::text from offstage.claim($1, $2, $3, case when $4 then '{f}'::text[] end) where kind = 'job'`,
 		w.id, r.IntN(20), w.tasks, r.IntN(2) == 0)
 	if err != nil {
 		return fmt.Errorf("claim: %w", err)
 	}
 	got, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (h held, err error) {
-		err = row.Scan(&h.claim, &h.id, &h.queue)
+		err = row.Scan(&h.claim, &h.id, &h.queue, &h.ctid)
 		return h, err
 	})
 	if err != nil {

@@ -117,6 +117,9 @@ union all
 select format('queue %s: claim %s holds a slot, but does not run', q.queue_id, c)
 from offstage_private.queue_state q cross join lateral unnest(q.claims) c
 where not exists (select from running r where r.claim = c and r.queue_id = q.queue_id)
+  and not exists (  -- its handler has ended it (finish), and its worker died before it could say so: rescue will
+    select from offstage_private.lease l join offstage_private.worker w on w.id = l.worker_id and w.dead_at is not null
+    where l.claim = c & -1024 and not exists (select from offstage_private.job j where j.id = l.job_ids[(c & 1023)::integer]))
 union all
 select format('queue %s: job %s runs without a slot', r.queue_id, r.job_id)
 from running r join offstage_private.queue_state q on q.queue_id = r.queue_id where r.claim <> all (q.claims)

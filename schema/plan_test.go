@@ -26,7 +26,8 @@ var hotCalls = []hot{
 	{"claim, two lanes", ``, `select * from offstage.claim(1, 10, t.task('a', 'b'))`, 500},
 	{"claim, two lanes with marks", ``, `select * from offstage.claim(1, 10, t.task('a', 'b'), null, t.task('a', 'b'), '{0,0}', array['2000-01-01', '2000-01-01']::timestamptz[], '{1,1}')`, 500},
 	{"claim, a queue", `select t.busy()`, `select * from offstage.claim(1, 10, t.task('queued'))`, 200},
-	{"settle, plain successes", `select t.claim(10, 'a')`, `select * from offstage.settle(1, t.claims(), t.ids())`, 100},
+	{"settle, plain successes", `select t.claim(10, 'a')`, `select * from offstage.settle(1, t.claims(), t.ids(), job_ctids => t.ctids())`, 100},
+	{"settle, plain successes without places", `select t.claim(10, 'a')`, `select * from offstage.settle(1, t.claims(), t.ids())`, 100},
 	{"settle, endings", `select t.claim(9, 'a')`, `select * from offstage.settle(1, null, null, endings => t.endings('retry', 'release', 'snooze', 'fail', 'cancel', 'succeed'))`, 300},
 	{"settle, the next job of a queue", `select t.claim(1, 'parked')`, `select * from offstage.settle(1, t.claims(), t.ids())`, 100},
 	{"settle, emptied", `select t.claim(1, 'a')`, `select * from offstage.settle(1, null, null, emptied => array(select c & -1024 from unnest(t.claims()) c))`, 50},
@@ -56,12 +57,13 @@ create schema t;
 create function t.task(variadic names text[]) returns integer[] language sql as $$
   select array_agg(offstage_private.task_id(x) order by o) from unnest(names) with ordinality u (x, o)
 $$;
-create table t.claimed (claim bigint, job_id bigint);
+create table t.claimed (claim bigint, job_id bigint, job_ctid tid);
 create function t.claim(n integer, task text) returns void language sql as $$
-  insert into t.claimed select claim, job_id from offstage.claim(1, n, t.task(task)) where kind = 'job'
+  insert into t.claimed select claim, job_id, job_ctid from offstage.claim(1, n, t.task(task)) where kind = 'job'
 $$;
-create function t.claims() returns bigint[] language sql as $$ select array_agg(claim order by claim) from t.claimed $$;
-create function t.ids() returns bigint[] language sql as $$ select array_agg(job_id order by claim) from t.claimed $$;
+create function t.claims() returns bigint[] language sql as $$ select array_agg(claim order by job_id) from t.claimed $$;
+create function t.ids() returns bigint[] language sql as $$ select array_agg(job_id order by job_id) from t.claimed $$;
+create function t.ctids() returns tid[] language sql as $$ select array_agg(job_ctid order by job_id) from t.claimed $$;
 create function t.endings(variadic list text[]) returns json language sql as $$
   select json_agg(json_build_object('claim', claim, 'job_id', job_id, 'ending', list[1 + claim % cardinality(list)])) from t.claimed
 $$;

@@ -30,8 +30,8 @@ import (
 // are long.
 const (
 	maxBatch     = 1000                  // jobs in one turn: what a lease holds
-	maxAhead     = 2 * maxBatch          // jobs fetched ahead: two thirds of a batch for each turner
-	turners      = 3                     // two keep two cores of the server busy while the third waits for its disk
+	maxAhead     = 3 * maxBatch          // jobs fetched ahead: two thirds of a batch for each turner
+	turners      = 2                     // two keep two cores of the server busy while the third waits for its disk
 	fetchAhead   = 50 * time.Millisecond // worth of jobs
 	settleWithin = 2 * time.Millisecond
 	hotLook      = time.Millisecond
@@ -72,6 +72,7 @@ type turns struct {
 	leases     map[int64]int // attempts of each that are not settled
 	emptied    []int64       // leases that are to be deleted
 	uncertain  bool          // the answer of a claim was lost
+	unsure     []*arrival    // claims that may not be committed
 	single     bool          // a batch was refused: settle one by one, to find out which
 	held       bool          // heartbeats do not land
 
@@ -114,6 +115,10 @@ type plan struct {
 	wakes  int
 	recall []int64
 	began  time.Time
+
+	server  string   // to which it was sent, see arrival
+	landed  bool     // the claim's answer is there,
+	arrival *arrival // and brought this
 }
 
 // turner is the loop of one of them.
@@ -121,6 +126,7 @@ func (s *session) turner(which int) error {
 	t := &s.turns
 	lead := which == 0
 	var conn *pgx.Conn
+	var server string // since when it runs
 	defer func() {
 		if conn != nil {
 			wake.Close(conn)
@@ -144,7 +150,13 @@ func (s *session) turner(which int) error {
 			continue
 		}
 		var err error
-		conn, err = s.turn(conn, p, &look)
+		if conn == nil {
+			conn, server, err = s.connectTurner()
+		}
+		if err == nil {
+			p.server = server
+			conn, err = s.turn(conn, p, &look)
+		}
 		if err == nil {
 			failures = 0
 			continue
@@ -161,16 +173,25 @@ func (s *session) turner(which int) error {
 	}
 }
 
-// turn does what p says, over conn, which it makes when it is nil and gives up when it fails.
+// connectTurner makes a connection, and asks since when the server runs.
+func (s *session) connectTurner() (conn *pgx.Conn, server string, err error) {
+	ctx, cancel := context.WithTimeout(s.base, turnTimeout)
+	defer cancel()
+	if conn, err = s.w.connect(ctx); err != nil {
+		return nil, "", err
+	}
+	if server, err = s.store.ServerStart(ctx, conn); err != nil {
+		wake.Close(conn)
+		return nil, "", err
+	}
+	return conn, server, nil
+}
+
+// turn does what p says, over conn, which it gives up when it fails.
 func (s *session) turn(conn *pgx.Conn, p *plan, look *store.Look) (*pgx.Conn, error) {
 	ctx, cancel := context.WithTimeout(s.base, turnTimeout)
 	defer cancel()
-	if conn == nil {
-		var err error
-		if conn, err = s.w.connect(ctx); err != nil {
-			return nil, err
-		}
-	}
+	s.turns.resolve(p.server)
 	if p.recall != nil {
 		n, err := s.store.Recall(ctx, conn, s.id, p.recall)
 		if err != nil {
@@ -183,7 +204,7 @@ func (s *session) turn(conn *pgx.Conn, p *plan, look *store.Look) (*pgx.Conn, er
 		s.turns.recalled()
 		return conn, nil
 	}
-	unsettled, err := s.store.Turn(ctx, conn, p.settle, p.claim, look)
+	unsettled, err := s.store.Turn(ctx, conn, p.settle, p.claim, look, func() { s.turns.arrived(p, look) })
 	if err != nil {
 		if !isData(err) {
 			wake.Close(conn)
@@ -225,7 +246,7 @@ func (t *turns) next(lead bool) (p *plan, wait time.Duration, done bool) {
 	}
 
 	ready, want := len(t.s.ready), t.want()
-	batch := min(max(t.ahead()/2, 1), maxBatch/2)
+	batch := min(max(t.ahead()/3, 1), maxBatch)
 	settle := false
 	if n := len(t.queue); n > 0 {
 		age := now.Sub(t.queue[0].endedAt)
@@ -373,39 +394,17 @@ func (t *turns) recalled() {
 	t.more, t.full = true, true
 }
 
-// done takes in what a turn brought.
+// done takes in what a turn has made true.
 func (t *turns) done(p *plan, unsettled []store.Verdict, look *store.Look) {
-	slices.SortFunc(look.Jobs, func(a, b store.Claimed) int {
-		return cmp.Or(cmp.Compare(a.Priority, b.Priority), a.RunAt.Compare(b.RunAt), cmp.Compare(a.JobID, b.JobID))
-	})
-	attempts := t.s.newAttempts(look.Jobs)
 	t.s.mu.Lock()
-	now := time.Now()
 	t.flying--
-	t.wantFlying -= p.want
+	t.close(p.arrival)
 	if p.settle != nil {
 		t.settled(p, unsettled)
 		t.idle = t.idle && len(p.batch) == 0
 	}
 	if p.claim != nil {
-		t.looked(p, look, now)
-	}
-	for from := 0; from < len(attempts); { // one lease, or a few: count runs of equal ones
-		to, lease := from, attempts[from].lease()
-		for to < len(attempts) && attempts[to].lease() == lease {
-			to++
-		}
-		t.leases[lease] += to - from
-		from = to
-	}
-	t.claimed += len(attempts)
-	for _, a := range attempts {
-		if t.stopping.Load() { // the claim was under way when the slots went
-			a.ending, a.endedAt = a.end("release", nil), now
-			t.queue = append(t.queue, a)
-			continue
-		}
-		t.s.ready <- a // never blocks: there is room for all that want() asks for
+		t.looked(p, look, time.Now())
 	}
 	wakeLead := len(t.queue) > 0 || t.stopping.Load()
 	flood := t.ahead() >= 2*joinAt && t.more
@@ -439,7 +438,10 @@ func (t *turns) looked(p *plan, look *store.Look, now time.Time) {
 			t.marks[key] = m
 		}
 	}
-	for _, c := range look.Jobs {
+	for i, c := range look.Jobs {
+		if next := i + 1; next < got && look.Jobs[next].Lane == c.Lane && look.Jobs[next].Priority == c.Priority {
+			continue // they are in order: the last one of each counts
+		}
 		mark(store.Mark{Lane: c.Lane, Priority: c.Priority, RunAt: c.RunAt, JobID: c.JobID})
 	}
 	for _, m := range look.Marks {
@@ -488,7 +490,12 @@ func (t *turns) failed(p *plan, err error, lead bool) {
 	t.s.mu.Lock()
 	defer t.s.mu.Unlock()
 	t.flying--
-	t.wantFlying -= p.want
+	if !p.landed {
+		t.wantFlying -= p.want
+	}
+	if p.arrival != nil {
+		t.unsure = append(t.unsure, p.arrival)
+	}
 	if p.claim != nil && !isData(err) {
 		t.uncertain = true
 	}

@@ -19,6 +19,9 @@ func Progress(ctx context.Context, percent float32, message string) error {
 	if !ok {
 		return fmt.Errorf("progress: %w", errNoAttempt)
 	}
+	if err := a.confirmed(ctx); err != nil {
+		return fmt.Errorf("progress: %w", err)
+	}
 	held, err := a.s.store.Progress(ctx, a.s.w.pool, a.s.id, a.claim, a.job.ID, percent, storable(message, 1000))
 	if err == nil && !held {
 		err = offstage.ErrLost
@@ -45,6 +48,9 @@ func Complete(ctx context.Context, tx pgx.Tx, result any) error {
 		}
 		s := string(b)
 		text = &s
+	}
+	if err := a.confirmed(ctx); err != nil {
+		return fmt.Errorf("complete: %w", err)
 	}
 	a.finishing = true
 	held, err := a.s.store.Finish(ctx, tx, a.s.id, a.claim, a.job.ID, text)

@@ -8,8 +8,11 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 	"unicode/utf8"
+
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/offstage-dev/offstage"
 	"github.com/offstage-dev/offstage/internal/store"
@@ -22,12 +25,14 @@ type attempt struct {
 	s       *session
 	job     *offstage.Job
 	claim   int64
+	place   pgtype.TID // of the job's row; none where a caller may hold it (it has a key)
+	arrival *arrival
 	queue   *int32
 	crashes int16
 	expired bool
 	timeout time.Duration
 	handler Handler
-	cancel  context.CancelCauseFunc
+	life    life
 	lines   lines
 
 	finishing bool // the handler called Complete
@@ -41,23 +46,67 @@ type attempt struct {
 
 type attemptKey struct{}
 
-// attemptContext carries the attempt, for Log, Progress and Complete.
-type attemptContext struct {
-	context.Context
-	a *attempt
+// attemptContext is the context of an attempt, and carries it, for Log, Progress and Complete. Most handlers of short jobs
+// never wait for their context: a real one is made when the first asks.
+type attemptContext struct{ a *attempt }
+
+// life says whether an attempt is to go on.
+type life struct {
+	mu    sync.Mutex // guards what is below
+	real  context.Context
+	end   context.CancelCauseFunc // of real
+	ended bool
+	cause error
+}
+
+func (l *life) context(base context.Context) context.Context {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.real == nil {
+		l.real, l.end = context.WithCancelCause(base)
+		if l.ended {
+			l.end(l.cause)
+		}
+	}
+	return l.real
+}
+
+// cancel ends the attempt's context, with the first cause that was given.
+func (a *attempt) cancel(cause error) {
+	a.life.mu.Lock()
+	if !a.life.ended {
+		a.life.ended, a.life.cause = true, cause
+	}
+	end := a.life.end
+	a.life.mu.Unlock()
+	if end != nil {
+		end(cause)
+	}
+}
+
+func (c attemptContext) Deadline() (time.Time, bool) { return c.a.s.base.Deadline() }
+func (c attemptContext) Done() <-chan struct{}       { return c.a.life.context(c.a.s.base).Done() }
+
+func (c attemptContext) Err() error {
+	c.a.life.mu.Lock()
+	defer c.a.life.mu.Unlock()
+	if c.a.life.ended {
+		return context.Canceled
+	}
+	return nil
 }
 
 func (c attemptContext) Value(key any) any {
 	if key == (attemptKey{}) {
 		return c.a
 	}
-	return c.Context.Value(key)
+	return c.a.life.context(c.a.s.base).Value(key)
 }
 
 func (a *attempt) lease() int64 { return a.claim &^ 1023 }
 
 // newAttempts are the attempts of what one claim brought.
-func (s *session) newAttempts(claimed []store.Claimed) []*attempt {
+func (s *session) newAttempts(claimed []store.Claimed, from *arrival) []*attempt {
 	all := make([]*attempt, len(claimed))
 	attempts := make([]attempt, len(claimed)) // two allocations instead of two a job
 	jobs := make([]offstage.Job, len(claimed))
@@ -66,6 +115,10 @@ func (s *session) newAttempts(claimed []store.Claimed) []*attempt {
 		c, a, job := &claimed[i], &attempts[i], &jobs[i]
 		k := tasks[c.TaskID]
 		a.s, a.job, a.claim, a.queue, a.crashes, a.expired, a.timeout, a.handler = s, job, c.Claim, c.QueueID, c.Crashes, c.Expired, k.timeout, k.handler
+		a.arrival = from
+		if c.Key == "" {
+			a.place = c.Place
+		}
 		if c.Timeout > 0 {
 			a.timeout = c.Timeout
 		}
@@ -88,36 +141,34 @@ func (s *session) newAttempts(claimed []store.Claimed) []*attempt {
 	return all
 }
 
-// attempt runs a and hands it to the turners.
-func (s *session) attempt(i int, a *attempt) {
-	started := time.Now()
+// attempt runs a and hands it to the turners. It says when that ended.
+func (s *session) attempt(i int, a *attempt, started time.Time) (ended time.Time) {
 	returned := false
 	defer func() {
 		s.current[i].Store(nil)
 		if !returned {
 			a.ending = a.endingOf(errors.New("the handler ended its goroutine (runtime.Goexit)"), nil)
 		}
-		a.endedAt = time.Now()
-		a.took = a.endedAt.Sub(started)
-		if a.cancel != nil {
-			a.cancel(nil)
-		}
+		ended = time.Now()
+		a.endedAt, a.took = ended, ended.Sub(started)
+		a.cancel(nil)
 		s.turns.ended(a)
 	}()
 
-	ctx, cancel := context.WithCancelCause(s.base)
-	a.cancel = cancel
-	ctx = attemptContext{ctx, a}
 	s.current[i].Store(a)
 	if cause := s.cause.Load(); cause != nil { // before it was published, cancelAll could not see it
-		cancel(*cause)
+		a.cancel(*cause)
 	}
-	s.turns.started()
+	if a.arrival.lost.Load() {
+		a.cancel(offstage.ErrLost)
+	}
+	s.turns.started(started)
 	if reason, ok := (*s.cancelledNow())[a.job.ID]; ok {
-		cancel(cancelledBy(reason))
+		a.cancel(cancelledBy(reason))
 	}
-	a.result, a.ending = a.run(ctx)
+	a.result, a.ending = a.run(attemptContext{a})
 	returned = true
+	return ended
 }
 
 func (s *session) cancelledNow() *map[int64]string {
@@ -180,6 +231,9 @@ func perform(ctx context.Context, handler Handler, job *offstage.Job) (result js
 }
 
 func (a *attempt) markSuspect(ctx context.Context) (bool, error) {
+	if err := a.confirmed(ctx); err != nil {
+		return false, err
+	}
 	conn, err := a.s.w.connect(ctx)
 	if err != nil {
 		return false, err

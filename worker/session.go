@@ -172,6 +172,9 @@ func (s *session) run(ctx context.Context, once bool) error {
 // lastWords sends what a dead worker could not settle any more. It is refused, and history says so.
 func (s *session) lastWords() {
 	s.mu.Lock()
+	for _, a := range s.turns.unsure {
+		s.turns.close(a)
+	}
 	batch := append(s.turns.queue, s.turns.busy...)
 	p := &plan{batch: batch, settle: s.turns.settleOf(batch)}
 	s.mu.Unlock()
@@ -183,7 +186,7 @@ func (s *session) lastWords() {
 	defer cancel()
 	conn, err := s.w.connect(ctx)
 	if err == nil {
-		_, err = s.store.Turn(ctx, conn, p.settle, nil, &store.Look{})
+		_, err = s.store.Turn(ctx, conn, p.settle, nil, &store.Look{}, nil)
 		wake.Close(conn)
 	}
 	if err != nil {
@@ -236,11 +239,20 @@ func (s *session) goRunner(g *errgroup.Group, i int) {
 				s.goRunner(g, i)
 			}
 		}()
-		for a := range s.ready {
-			s.attempt(i, a)
+		for now := time.Now(); ; { // the clock is read once an attempt: it takes as long as the rest of this loop
+			var a *attempt
+			select {
+			case a = <-s.ready:
+			default:
+				a = <-s.ready
+				now = time.Now()
+			}
+			if a == nil {
+				ended = true
+				return nil
+			}
+			now = s.attempt(i, a, now)
 		}
-		ended = true
-		return nil
 	})
 }
 

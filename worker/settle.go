@@ -1,7 +1,9 @@
 package worker
 
 import (
+	"cmp"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/offstage-dev/offstage/internal/store"
@@ -11,9 +13,9 @@ import (
 // committed; every 50 ms.
 const finishTries = 100
 
-func (t *turns) started() {
+func (t *turns) started(at time.Time) {
 	t.running.Add(1)
-	t.lastStart.Store(time.Now().UnixNano())
+	t.lastStart.Store(at.UnixNano())
 }
 
 // ended takes an attempt that has run.
@@ -24,16 +26,18 @@ func (t *turns) ended(a *attempt) {
 		t.s.mu.Unlock()
 		return
 	}
-	t.queue = append(t.queue, a)
-	n := len(t.queue)
+	n := 0
+	if t.put(a) {
+		n = len(t.queue)
+	}
 	if t.average == 0 {
 		t.average = max(a.took, 1)
 	} else {
 		t.average = max((t.average*15+a.took)/16, 1)
 	}
-	batch := min(max(t.ahead()/2, 1), maxBatch/2)
+	batch := min(max(t.ahead()/3, 1), maxBatch)
 	t.s.mu.Unlock()
-	if dry := len(t.s.ready) == 0; dry || n == 1 || n == batch {
+	if dry := len(t.s.ready) == 0; n > 0 && (dry || n == 1 || n == batch) {
 		kick(t.kicks[0])
 		if batch >= joinAt && (dry || n == batch) {
 			t.kickOthers()
@@ -45,6 +49,8 @@ func (t *turns) ended(a *attempt) {
 func (t *turns) settleOf(batch []*attempt) *store.Settle {
 	s := &store.Settle{Worker: t.s.id, Emptied: t.emptied, Claims: make([]int64, 0, len(batch)), JobIDs: make([]int64, 0, len(batch))}
 	t.emptied = nil
+	batch = slices.Clone(batch)
+	slices.SortFunc(batch, func(a, b *attempt) int { return cmp.Compare(a.job.ID, b.job.ID) })
 	for _, a := range batch {
 		log := a.lines.text()
 		if a.ending != nil {
@@ -55,6 +61,7 @@ func (t *turns) settleOf(batch []*attempt) *store.Settle {
 		}
 		s.Claims = append(s.Claims, a.claim)
 		s.JobIDs = append(s.JobIDs, a.job.ID)
+		s.Places = append(s.Places, a.place)
 		if a.result != nil {
 			s.Results = fill(s.Results, len(s.JobIDs), string(a.result))
 		}
@@ -103,9 +110,17 @@ func (t *turns) settled(p *plan, unsettled []store.Verdict) {
 			t.busy = append(t.busy, a)
 			continue
 		case "lost":
+			if a.arrival != nil && a.arrival.unsure.Load() {
+				a.lose()
+				t.queue = append(t.queue, a)
+				continue
+			}
 			t.s.log.Warn("the claim was lost, the result was refused; history says so", "job_id", a.job.ID, "task", a.job.Task, "attempt", a.job.Attempt)
 		}
 		t.claimed--
+		if a.arrival != nil && a.arrival.lost.Load() {
+			continue
+		}
 		if l := a.lease(); t.leases[l] > 1 {
 			t.leases[l]--
 		} else {
@@ -145,7 +160,7 @@ func (t *turns) release() {
 		select {
 		case a := <-t.s.ready:
 			a.ending, a.endedAt = a.end("release", nil), time.Now()
-			t.queue = append(t.queue, a)
+			t.put(a)
 		default:
 			return
 		}

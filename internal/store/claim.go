@@ -49,6 +49,7 @@ type Claimed struct {
 	Traceparent  string
 	Expired      bool
 	Payload      json.RawMessage
+	Place        pgtype.TID // of the row in job: what Settle finds it by
 }
 
 // Look is what a claim brought.
@@ -59,25 +60,42 @@ type Look struct {
 	// Oldest and Next are the transactions in progress and to come, if Sleep asked for them.
 	Oldest, Next int64
 
-	size int // of the payloads of the last look, together: a guess for the next one
+	size     int // of the payloads of the last look, together: a guess for the next one
+	payloads []byte
+	ends     []int
 }
 
 // Turn is one round trip and one transaction: it settles, if there is something to settle, and claims, if there is
-// something to claim, into look, which is emptied before.
-func (s *Store) Turn(ctx context.Context, conn *pgx.Conn, settle *Settle, claim *Claim, look *Look) (unsettled []Verdict, err error) {
-	*look = Look{Jobs: look.Jobs[:0], Marks: look.Marks[:0], size: look.size}
-	var b pgx.Batch
+// something to claim, into look, which is emptied before. The claimed jobs arrive before the transaction is
+// committed: arrived is called then, while the server still waits for its disk. Only when Turn returns nil is
+// anything of it true.
+func (s *Store) Turn(ctx context.Context, conn *pgx.Conn, settle *Settle, claim *Claim, look *Look, arrived func()) (unsettled []Verdict, err error) {
+	*look = Look{Jobs: look.Jobs[:0], Marks: look.Marks[:0], size: look.size, ends: look.ends[:0]}
+	p, err := s.pipeline(ctx, conn)
+	if err != nil {
+		return nil, Fault(err)
+	}
 	if settle != nil {
-		b.Queue(s.settle, settle.args()...).Query(func(rows pgx.Rows) (err error) {
-			unsettled, err = pgx.CollectRows(rows, pgx.RowToStructByPos[Verdict])
-			return err
+		p.send(&s.settle, settle.args())
+	}
+	if claim != nil {
+		p.send(&s.claim, claim.args())
+	}
+	if err := p.flush(); err != nil {
+		return nil, Fault(err)
+	}
+	if settle != nil {
+		p.read(func(row [][]byte) {
+			unsettled = append(unsettled, Verdict{readInt8(row[0]), readInt8(row[1]), string(row[2])})
 		})
 	}
 	if claim != nil {
-		b.Queue(s.claim, claim.args()...).Query(func(rows pgx.Rows) error { return look.read(rows) })
+		if p.read(look.add); p.err == nil {
+			look.slice()
+			arrived()
+		}
 	}
-	err = conn.SendBatch(ctx, &b).Close()
-	return unsettled, Fault(err)
+	return unsettled, Fault(p.close())
 }
 
 func (c *Claim) args() []any {
@@ -92,83 +110,68 @@ func (c *Claim) args() []any {
 	return []any{c.Worker, c.Want, c.Tasks, c.Forbidden, lanes, priorities, runAts, ids, c.Sleep}
 }
 
-// read takes the rows without an allocation for each value: this is the hot path of every worker.
-func (l *Look) read(rows pgx.Rows) error {
-	var (
-		kind                                    pgtype.DriverBytes
-		claim, job                              pgtype.Int8
-		lane, task, queue                       pgtype.Int4
-		priority, attempt, maxAttempts, crashes pgtype.Int2
-		runAt, added                            pgtype.Timestamptz
-		queueName, key, lastError, traceparent  pgtype.Text
-		flags, payload                          pgtype.DriverBytes
-		timeout                                 pgtype.Interval
-		expired                                 pgtype.Bool
-		payloads                                []byte // of all jobs, one behind the other
-		ends                                    []int
+// add takes a row: this is the hot path of every worker.
+func (l *Look) add(row [][]byte) {
+	const (
+		kind = iota
+		claim
+		jobID
+		lane
+		priority
+		runAt
+		task
+		attempt
+		maxAttempts
+		crashes
+		addedAt
+		queue
+		queueName
+		key
+		flags
+		lastError
+		timeout
+		traceparent
+		expired
+		payload
+		ctid
 	)
-	for rows.Next() {
-		err := rows.Scan(&kind, &claim, &job, &lane, &priority, &runAt, &task, &attempt, &maxAttempts, &crashes, &added, &queue,
-			&queueName, &key, &flags, &lastError, &timeout, &traceparent, &expired, &payload)
-		if err != nil {
-			return err
+	switch string(row[kind]) {
+	case "job":
+		c := Claimed{
+			Claim: readInt8(row[claim]), JobID: readInt8(row[jobID]), Lane: readInt4(row[lane]), Priority: readInt2(row[priority]),
+			RunAt: readTime(row[runAt]), TaskID: readInt4(row[task]), Attempt: readInt2(row[attempt]), MaxAttempts: readInt2(row[maxAttempts]),
+			Crashes: readInt2(row[crashes]), AddedAt: readTime(row[addedAt]), Key: string(row[key]), LastError: string(row[lastError]),
+			Timeout: readInterval(row[timeout]), Traceparent: string(row[traceparent]), Expired: readBool(row[expired]), Place: readTID(row[ctid]),
 		}
-		switch string(kind) {
-		case "job":
-			c := Claimed{
-				Claim: claim.Int64, JobID: job.Int64, Lane: lane.Int32, Priority: priority.Int16, RunAt: instant(runAt), TaskID: task.Int32,
-				Attempt: attempt.Int16, Crashes: crashes.Int16, AddedAt: instant(added), Expired: expired.Bool,
-				MaxAttempts: maxAttempts.Int16, Key: key.String, LastError: lastError.String, Traceparent: traceparent.String,
-			}
-			if queue.Valid {
-				id := queue.Int32
-				c.QueueID, c.QueueName = &id, queueName.String
-			}
-			if flags != nil {
-				c.Flags = bytes.Clone(flags)
-			}
-			if timeout.Valid {
-				c.Timeout = duration(timeout)
-			}
-			l.Jobs = append(l.Jobs, c)
-			if payloads == nil {
-				payloads = make([]byte, 0, max(l.size, len(payload)))
-			}
-			payloads = append(payloads, payload...)
-			ends = append(ends, len(payloads))
-		case "mark":
-			l.Marks = append(l.Marks, Mark{lane.Int32, priority.Int16, instant(runAt), job.Int64})
-		case "again":
-			l.Again = true
-		case "asleep":
-			l.Oldest, l.Next = job.Int64, claim.Int64
+		if row[queue] != nil {
+			id := readInt4(row[queue])
+			c.QueueID, c.QueueName = &id, string(row[queueName])
 		}
+		if row[flags] != nil {
+			c.Flags = bytes.Clone(row[flags][1:]) // behind the version of jsonb
+		}
+		l.Jobs = append(l.Jobs, c)
+		if l.payloads == nil {
+			l.payloads = make([]byte, 0, max(l.size, len(row[payload])))
+		}
+		l.payloads = append(l.payloads, row[payload]...)
+		l.ends = append(l.ends, len(l.payloads))
+	case "mark":
+		l.Marks = append(l.Marks, Mark{readInt4(row[lane]), readInt2(row[priority]), readTime(row[runAt]), readInt8(row[jobID])})
+	case "again":
+		l.Again = true
+	case "asleep":
+		l.Oldest, l.Next = readInt8(row[jobID]), readInt8(row[claim])
 	}
-	l.size = len(payloads)
+}
+
+// slice gives each job its payload, when all have been read: they stand one behind the other.
+func (l *Look) slice() {
+	l.size = len(l.payloads)
 	from := 0
-	for i, to := range ends {
-		l.Jobs[i].Payload = payloads[from:to:to]
+	for i, to := range l.ends {
+		l.Jobs[i].Payload = l.payloads[from:to:to]
 		from = to
 	}
-	return rows.Err()
-}
-
-// The times of PostgreSQL that Go's cannot hold: far enough away, and they come back as they were (see store.instant).
-var (
-	past   = time.Date(-4713, 1, 1, 0, 0, 0, 0, time.UTC)
-	future = time.Date(294276, 12, 31, 0, 0, 0, 0, time.UTC)
-)
-
-func instant(t pgtype.Timestamptz) time.Time {
-	switch t.InfinityModifier {
-	case pgtype.NegativeInfinity:
-		return past
-	case pgtype.Infinity:
-		return future
-	}
-	return t.Time
-}
-
-func duration(i pgtype.Interval) time.Duration {
-	return time.Duration(i.Microseconds)*time.Microsecond + time.Duration(i.Days)*24*time.Hour + time.Duration(i.Months)*30*24*time.Hour
+	l.payloads, l.ends = nil, l.ends[:0]
 }

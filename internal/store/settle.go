@@ -2,6 +2,8 @@ package store
 
 import (
 	"encoding/json"
+
+	"github.com/jackc/pgx/v5/pgtype"
 )
 
 // Settle ends attempts of one worker.
@@ -9,6 +11,7 @@ type Settle struct {
 	Worker  int32
 	Claims  []int64 // of attempts that succeeded
 	JobIDs  []int64
+	Places  []pgtype.TID
 	Results []*string // JSON; nil when none has one
 	Logs    []*string // nil when none has one
 	Endings []Ending  // of the others
@@ -49,5 +52,5 @@ func (s *Settle) args() []any {
 	if s.Logs != nil {
 		logs = s.Logs
 	}
-	return []any{s.Worker, s.Claims, s.JobIDs, results, logs, endings, s.Emptied}
+	return []any{s.Worker, s.Claims, s.JobIDs, results, logs, endings, s.Emptied, s.Places}
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/offstage-dev/offstage"
 )
@@ -16,18 +17,22 @@ import (
 // Store makes the statements for one schema.
 type Store struct {
 	schema string
-	claim  string
-	settle string
+	claim  call
+	settle call
 }
 
 // New makes a store. The name of the schema must have been checked.
 func New(schema string) *Store {
 	return &Store{
 		schema: schema,
-		claim: `select kind, claim, job_id, lane_id, priority, run_at, task_id, attempt, max_attempts, crashes, added_at, queue_id,
-			queue_name, key, flags, last_error, timeout, traceparent, expired, payload
-			from ` + schema + `.claim($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
-		settle: `select claim, job_id, verdict from ` + schema + `.settle($1, $2, $3, $4, $5, $6, $7)`,
+		claim: newCall("offstage_claim", `select kind, claim, job_id, lane_id, priority, run_at, task_id, attempt, max_attempts, crashes, added_at, queue_id,
+			queue_name, key, flags, last_error, timeout, traceparent, expired, payload, job_ctid
+			from `+schema+`.claim($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
+			pgtype.Int4OID, pgtype.Int4OID, pgtype.Int4ArrayOID, pgtype.TextArrayOID,
+			pgtype.Int4ArrayOID, pgtype.Int2ArrayOID, pgtype.TimestamptzArrayOID, pgtype.Int8ArrayOID, pgtype.Int4OID),
+		settle: newCall("offstage_settle", `select claim, job_id, verdict from `+schema+`.settle($1, $2, $3, $4, $5, $6, $7, $8)`,
+			pgtype.Int4OID, pgtype.Int8ArrayOID, pgtype.Int8ArrayOID, pgtype.JSONArrayOID,
+			pgtype.TextArrayOID, pgtype.JSONOID, pgtype.Int8ArrayOID, pgtype.TIDArrayOID),
 	}
 }
 

@@ -89,12 +89,12 @@ end $$;
 
 -- Gives a job that may run a place: a ticket, or a row in scheduled while its time has not come. Timers of workers
 -- look again within two seconds, so that only what is due sooner must wake them.
-create or replace function offstage_private.place(j offstage_private.job, at timestamptz) returns void
+create or replace function offstage_private.place(j offstage_private.job, at timestamptz, job_ctid tid default null) returns void
 language plpgsql as $$
 begin
   if j.run_at <= at then
-    insert into offstage_private.ticket (run_at, job_id, lane_id, queue_id, priority)
-    values (j.run_at, j.id, j.lane_id, j.queue_id, j.priority);
+    insert into offstage_private.ticket (run_at, job_id, lane_id, queue_id, priority, job_ctid)
+    values (j.run_at, j.id, j.lane_id, j.queue_id, j.priority, place.job_ctid);
     perform offstage_private.wake(j.task_id);
   else
     insert into offstage_private.scheduled (run_at, job_id, lane_id, queue_id, priority)

@@ -57,6 +57,7 @@ create or replace function offstage_private.add_keyed(
 language plpgsql as $$
 declare
   old offstage_private.job;
+  job_ctid tid;
   at timestamptz := offstage_private.clock();
 begin
   loop
@@ -70,9 +71,9 @@ begin
       perform offstage_private.place(new, at);
       return new;
     end if;
-    insert into offstage_private.job select new.* on conflict (key) where key is not null do nothing;
+    insert into offstage_private.job select new.* on conflict (key) where key is not null do nothing returning ctid into job_ctid;
     if found then
-      perform offstage_private.place(new, at);
+      perform offstage_private.place(new, at, job_ctid);
       return new;
     end if;
 
@@ -127,6 +128,7 @@ create or replace function offstage.add_job(
 language plpgsql as $$
 declare
   new offstage_private.job;
+  job_ctid tid;
   task_attempts smallint;
 begin
   if job_key is not null and job_key_mode not in ('replace', 'preserve_run_at', 'unsafe_dedupe') then
@@ -181,8 +183,8 @@ begin
   new.options := add_job.options;
 
   if job_key is null then
-    insert into offstage_private.job select new.*;
-    perform offstage_private.place(new, offstage_private.clock());
+    insert into offstage_private.job select new.* returning ctid into job_ctid;
+    perform offstage_private.place(new, offstage_private.clock(), job_ctid);
   else
     new := offstage_private.add_keyed(new, job_key_mode, add_job.payload is not null);
     if job_key_mode = 'unsafe_dedupe' and new.revision > 0 then
@@ -297,10 +299,10 @@ begin
     join offstage_private.task t on t.name = s.identifier
     left join offstage_private.queue q on q.name = s.queue_name
     where s.job_key is null
-    returning id, run_at, task_id, lane_id, queue_id, priority
+    returning id, run_at, task_id, lane_id, queue_id, priority, ctid
   ), tickets as (
-    insert into offstage_private.ticket (run_at, job_id, lane_id, queue_id, priority)
-    select a.run_at, a.id, a.lane_id, a.queue_id, a.priority from added a where a.run_at <= at
+    insert into offstage_private.ticket (run_at, job_id, lane_id, queue_id, priority, job_ctid)
+    select a.run_at, a.id, a.lane_id, a.queue_id, a.priority, a.ctid from added a where a.run_at <= at
   ), later as (
     insert into offstage_private.scheduled (run_at, job_id, lane_id, queue_id, priority)
     select a.run_at, a.id, a.lane_id, a.queue_id, a.priority from added a where a.run_at > at

@@ -56,7 +56,7 @@ create or replace function offstage.claim(
 ) returns table (
   kind text, claim bigint, job_id bigint, lane_id integer, priority smallint, run_at timestamptz, task_id integer,
   attempt smallint, max_attempts smallint, crashes smallint, added_at timestamptz, queue_id integer, queue_name text,
-  key text, flags jsonb, last_error text, timeout interval, traceparent text, expired boolean, payload json
+  key text, flags jsonb, last_error text, timeout interval, traceparent text, expired boolean, payload json, job_ctid tid
 )
 language plpgsql
 set jit = off set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
@@ -73,13 +73,19 @@ declare
   seen integer;          -- tickets that this round got
   again boolean := false;
   lease bigint;
-  taken bigint[] := '{}';
-  free bigint[];         -- jobs of this round without a queue
-  queued tid[];          -- tickets of this round with one
-  handed json;           -- tickets that a settle of this transaction has made, and those of them that this round got
+  taken bigint[] := '{}';  -- jobs that this round took, by id
+  n integer;               -- how many
+  ctids tid[];             -- of their rows in job, as far as the tickets know
+  found_jobs integer;
+  moved boolean;
+  free tid[];              -- tickets of this round without a queue
+  queued tid[];            -- and with one
+  handed json;             -- tickets that a settle of this transaction has made, and those of them that this round got
   turned tid[];
   queue_ids integer[];
   got bigint[];
+  got_ctids tid[];
+  got_states tid[];      -- of their queues
   marks offstage_private.ticket[];
   m record;
 begin
@@ -106,25 +112,24 @@ begin
       -- One lane, at most one mark: the index gives the order, and rows are locked as they are found. What is
       -- more urgent than the mark comes first.
       lane := lanes[1];
-      with got as materialized (
+      select array_agg(t.job_id order by t.job_id) filter (where t.queue_id is null), array_agg(t.job_ctid) filter (where t.queue_id is null),
+        array_agg(t.place) filter (where t.queue_id is null), array_agg(t.place) filter (where t.queue_id is not null),
+        array_agg(t.queue_id) filter (where t.queue_id is not null), count(*), 0
+      into taken, ctids, free, queued, queue_ids, seen, looked
+      from (
         select * from (
-          select t.ctid as place, t.queue_id from offstage_private.ticket t
+          select t.ctid as place, t.* from offstage_private.ticket t
           where t.lane_id = lane and t.priority < mark_priorities[1]
           order by t.lane_id, t.priority, t.run_at, t.job_id limit room for update skip locked) urgent
         union all
         select * from (
-          select t.ctid as place, t.queue_id from offstage_private.ticket t
+          select t.ctid as place, t.* from offstage_private.ticket t
           where t.lane_id = lane
             and (t.priority, t.run_at, t.job_id)
               > (coalesce(mark_priorities[1], (-32768)::smallint), coalesce(mark_run_ats[1], '-infinity'), coalesce(mark_job_ids[1], -1))
           order by t.lane_id, t.priority, t.run_at, t.job_id limit room for update skip locked) onward
         limit room
-      ), gone as (
-        delete from offstage_private.ticket where ctid = any (array(select place from got where queue_id is null)) returning job_id
-      )
-      select (select array_agg(job_id) from gone),
-        array_agg(place) filter (where queue_id is not null), array_agg(queue_id) filter (where queue_id is not null), count(*), 0
-      into free, queued, queue_ids, seen, looked from got;
+      ) t;
       turned := null;
     else
       -- Several: the tickets of each range between the marks, and those handed on, merged, then locked.
@@ -157,21 +162,20 @@ begin
       ), got as materialized (
         select l.* from look l join offstage_private.ticket t on t.ctid = l.place
         order by l.priority, l.run_at, l.job_id limit room for update of t skip locked
-      ), gone as (
-        delete from offstage_private.ticket where ctid = any (array(select place from got where queue_id is null)) returning job_id
       )
-      select (select array_agg(job_id) from gone),
-        array_agg(place) filter (where queue_id is not null), array_agg(queue_id) filter (where queue_id is not null), count(*), (select count(*) from look),
-        array_agg(place) filter (where turned)
-      into free, queued, queue_ids, seen, looked, turned from got;
+      select array_agg(t.job_id order by t.job_id) filter (where t.queue_id is null), array_agg(t.job_ctid) filter (where t.queue_id is null),
+        array_agg(t.place) filter (where t.queue_id is null), array_agg(t.place) filter (where t.queue_id is not null),
+        array_agg(t.queue_id) filter (where t.queue_id is not null), count(*), (select count(*) from look),
+        array_agg(t.place) filter (where t.turned)
+      into taken, ctids, free, queued, queue_ids, seen, looked, turned from got t;
       handed := null;
     end if;
+    delete from offstage_private.ticket t where t.ctid = any (free);  -- a statement of its own: with returning it takes twice as long
     again := looked >= look_at and seen < room;  -- the rest is locked; behind it there may be more
     exit when seen = 0;
     -- A number of its own for each round, taken after its tickets were locked: a job that somebody has released since
     -- the last round has a released_claim above that round's number.
     lease := nextval('offstage_private.claim');
-    taken := coalesce(free, '{}');
     if queued is not null then
       -- Queues that somebody is busy with are left with their tickets; the others give their free slots to the
       -- first of these jobs and park the rest. Locked by a statement of its own: the next one then sees what those
@@ -179,7 +183,7 @@ begin
       queue_ids := array(select q.id from offstage_private.queue q where q.id = any (queue_ids) for update skip locked);
       with gone as (
         delete from offstage_private.ticket t where t.ctid = any (queued) and t.queue_id = any (queue_ids)
-        returning t.run_at, t.job_id, t.lane_id, t.queue_id, t.priority, coalesce(t.ctid = any (turned), false) as turned
+        returning t.*, coalesce(t.ctid = any (turned), false) as turned
       ), ranked as materialized (
         select g.*, s.place, case when c.paused then 0 else coalesce(c.concurrency, 1) - cardinality(s.claims) end as slots,
           row_number() over (partition by g.queue_id order by g.priority, g.run_at, g.job_id) as rank
@@ -214,12 +218,6 @@ begin
             where (t.priority, t.run_at, t.job_id) < (r.priority, r.run_at, r.job_id) and t.place <> all (queued)))
           end as goes
         from ranked r
-      ), numbered as materialized (
-        select t.*, cardinality(taken) + row_number() over (order by t.job_id) as position from turn t where t.goes
-      ), slot as (
-        update offstage_private.queue_state s set claims = s.claims || n.claims, turn = s.turn - (random() < 0.06)::integer
-        from (select n.place, array_agg(lease + n.position) as claims from numbered n group by n.place) n
-        where s.ctid = n.place
       ), park as (
         insert into offstage_private.parked (run_at, job_id, lane_id, queue_id, priority)
         select t.run_at, t.job_id, t.lane_id, t.queue_id, t.priority from turn t where not t.goes
@@ -237,13 +235,21 @@ begin
         update offstage_private.queue_front o set turn = o.turn - 1, run_at = f.run_at, job_id = f.job_id, priority = f.priority
         from front f where o.ctid = f.place and f.before
       )
-      select (select array_agg(n.job_id order by n.position) from numbered n),
-        (select array_agg(row (k.run_at, k.job_id, k.lane_id, k.queue_id, k.priority)::offstage_private.ticket) from
+      select (select array_agg(t.job_id) from turn t where t.goes), (select array_agg(t.job_ctid) from turn t where t.goes),
+        (select array_agg(t.place) from turn t where t.goes),
+        (select array_agg(row (k.run_at, k.job_id, k.lane_id, k.queue_id, k.priority, null)::offstage_private.ticket) from
           (select distinct on (p.lane_id, p.priority) p.* from park p order by p.lane_id, p.priority, p.run_at desc, p.job_id desc) k),
         again or (select count(*) from gone) < cardinality(queued)
-      into got, marks, again;
+      into got, got_ctids, got_states, marks, again;
       if got is not null then
-        taken := taken || got;
+        taken := array(select unnest(taken || got) order by 1);
+        ctids := ctids || got_ctids;
+        update offstage_private.queue_state s set claims = s.claims || c.claims, turn = s.turn - (random() < 0.06)::integer
+        from (
+          select g.place, array_agg(lease + width_bucket(g.job_id, (select taken || '{}'::bigint[]))) as claims
+          from unnest(got, got_states) g (job_id, place) group by g.place
+        ) c
+        where s.ctid = c.place;
       end if;
       for m in select * from unnest(marks) loop
         kind := 'mark';
@@ -254,7 +260,8 @@ begin
         mark_lanes := lanes; mark_priorities := array[m.priority]; mark_run_ats := array[m.run_at]; mark_job_ids := array[m.job_id];
       end if;
     end if;
-    if cardinality(taken) > 0 then
+    n := coalesce(cardinality(taken), 0);
+    if n > 0 then
       at := coalesce(at, offstage_private.clock());
       -- Only now, so that a look that finds nothing writes nothing and commits without a flush. Whoever holds the row
       -- against us (rescue) is declaring us dead.
@@ -264,19 +271,31 @@ begin
           hint = 'It missed its heartbeats, and others may have its jobs. Register again.';
       end if;
       insert into offstage_private.lease (claim, worker_id, claimed_at, job_ids) values (lease, claim.worker_id, at, taken);
-      return query
-        select 'job', lease + x.position, j.id, j.lane_id, j.priority, j.run_at, j.task_id, (j.attempts + 1)::smallint,
-          j.max_attempts, nullif(j.crashes, 0::smallint), j.added_at, j.queue_id,
-          case when j.queue_id is not null then (select q.name from offstage_private.queue q where q.id = j.queue_id) end,
-          j.key, j.flags, j.last_error,
-          case when j.options is not null then (j.options ->> 'timeout')::interval end,
-          case when j.options is not null then j.options ->> 'traceparent' end,
-          case when j.options is not null then (j.options ->> 'expires_at')::timestamptz <= at end,
-          j.payload
-        from unnest(taken) with ordinality x (id, position) join offstage_private.job j on j.id = x.id;
+      moved := false;
+      loop
+        -- By their ctids, which takes half as long as by id. Rows that have moved since (a keyed add, VACUUM FULL, …), and
+        -- those whose tickets do not know it, are looked up by id for a second pass.
+        return query
+          select 'job', lease + p.position, j.id, j.lane_id, j.priority, j.run_at, j.task_id, (j.attempts + 1)::smallint,
+            j.max_attempts, nullif(j.crashes, 0::smallint), j.added_at, j.queue_id,
+            case when j.queue_id is not null then (select q.name from offstage_private.queue q where q.id = j.queue_id) end,
+            j.key, j.flags, j.last_error,
+            case when j.options is not null then (j.options ->> 'timeout')::interval end,
+            case when j.options is not null then j.options ->> 'traceparent' end,
+            case when j.options is not null then (j.options ->> 'expires_at')::timestamptz <= at end,
+            j.payload, j.ctid
+          from offstage_private.job j cross join lateral (select width_bucket(j.id, (select taken || '{}'::bigint[]))) p (position)  -- as a plain array: see settle()
+          where j.ctid = any (ctids) and taken[p.position] = j.id;
+        get diagnostics found_jobs = row_count;
+        exit when moved or found_jobs = n;
+        moved := true;
+        ctids := array(
+          select j.ctid from (select unnest(taken) as id except select k.id from offstage_private.job k where k.ctid = any (ctids)) x
+          join offstage_private.job j on j.id = x.id);
+      end loop;
     end if;
     exit when again or queued is null or seen < room;
-    room := room - cardinality(taken);
+    room := room - n;
     if rounds = 10 then
       again := room > 0;
       exit;
@@ -286,7 +305,7 @@ begin
   if again then
     return query select 'again', null::bigint, null::bigint, null::integer, null::smallint, null::timestamptz, null::integer,
       null::smallint, null::smallint, null::smallint, null::timestamptz, null::integer, null::text, null::text, null::jsonb,
-      null::text, null::interval, null::text, null::boolean, null::json;
+      null::text, null::interval, null::text, null::boolean, null::json, null::tid;
   end if;
   if sleep_state > 0 then
     -- The next transaction is above all that are in progress. A snapshot's xmax is only above all that have ended.
@@ -295,7 +314,7 @@ begin
         select pg_snapshot_xmax(s)::text::bigint + age(pg_snapshot_xmax(s)::xid) - min(age(l.transactionid)) + 1
         from pg_locks l where l.locktype = 'transactionid' and l.granted)) end, pg_snapshot_xmin(s)::text::bigint, null::integer, null::smallint,
       null::timestamptz, null::integer, null::smallint, null::smallint, null::smallint, null::timestamptz, null::integer, null::text,
-      null::text, null::jsonb, null::text, null::interval, null::text, null::boolean, null::json
+      null::text, null::jsonb, null::text, null::interval, null::text, null::boolean, null::json, null::tid
     from pg_current_snapshot() s;
   end if;
 end $$;

@@ -135,6 +135,7 @@ create table offstage_private.ticket (
   lane_id integer not null,
   queue_id integer,
   priority smallint not null,
+  job_ctid tid,                                       -- where the row in job is, if known: a hint that claim() checks
   primary key (lane_id, priority, run_at, job_id)     -- the order in which claim() takes them
 ) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0);
 

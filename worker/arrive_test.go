@@ -1,0 +1,108 @@
+package worker_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/offstage-dev/offstage"
+	"github.com/offstage-dev/offstage/worker"
+)
+
+// slowCommit keeps claims from being committed while the lock of hold is held.
+func (s *stage) slowCommit() (hold func() (release func())) {
+	s.exec(`create function public.wait_at_commit() returns trigger language plpgsql as
+		'begin perform pg_catalog.pg_advisory_xact_lock_shared(4711); return null; end'`)
+	s.exec(`create constraint trigger wait_at_commit after insert on offstage_private.lease
+		deferrable initially deferred for each row execute function public.wait_at_commit()`)
+	return func() func() {
+		conn := s.db.Conn(s.t)
+		if _, err := conn.Exec(s.ctx(), "select pg_advisory_lock(4711)"); err != nil {
+			s.t.Fatal(err)
+		}
+		return func() {
+			if err := conn.Close(context.Background()); err != nil {
+				s.t.Error(err)
+			}
+		}
+	}
+}
+
+// A job starts while its claim is still being committed; what must see the claim waits for it.
+func TestStartsBeforeCommit(t *testing.T) {
+	s := newStage(t)
+	hold := s.slowCommit()
+	started := make(chan none)
+	w := s.worker(worker.Config{})
+	worker.Handle(w, "early", func(ctx context.Context, job *worker.Job[none]) (none, error) {
+		close(started)
+		if err := worker.Progress(ctx, 50, "half"); err != nil {
+			return none{}, err
+		}
+		return none{}, pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error { return worker.Complete(ctx, tx, "done") })
+	})
+	release := hold()
+	id := s.add("early", nil)
+	s.run(w)
+	<-started
+	if n := one[int](s, "select count(*) from offstage_private.lease"); n != 0 {
+		t.Errorf("%d leases are committed", n)
+	}
+	release()
+	if st := s.outcome(id); st.Outcome != "succeeded" || string(st.Result) != `"done"` {
+		t.Errorf("it ended as %+v", st)
+	}
+}
+
+// The connection breaks before the claim is committed: the attempt that has begun is cancelled, and the second run is
+// on record as a rescue.
+func TestNeverCommitted(t *testing.T) {
+	s := newStage(t)
+	hold := s.slowCommit()
+	causes := make(chan error, 1)
+	runs := make(chan int32, 10)
+	w := s.worker(worker.Config{})
+	var n atomic.Int32
+	worker.Handle(w, "early", func(ctx context.Context, job *worker.Job[none]) (none, error) {
+		run := n.Add(1)
+		runs <- run
+		if run == 1 {
+			<-ctx.Done()
+			causes <- context.Cause(ctx)
+			return none{}, ctx.Err()
+		}
+		return none{}, nil
+	})
+	release := hold()
+	id := s.add("early", nil)
+	s.run(w)
+	if n := <-runs; n != 1 {
+		t.Fatalf("run %d came first", n)
+	}
+	s.eventually(func() bool {
+		return one[int](s, `select count(pg_terminate_backend(pid)) from pg_locks where locktype = 'advisory' and objid = 4711 and not granted`) > 0
+	}, "no claim waits to be committed")
+	release()
+	select {
+	case err := <-causes:
+		if !errors.Is(err, offstage.ErrLost) {
+			t.Errorf("the first run ended because of %v", err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("the first run was not cancelled")
+	}
+	if st := s.outcome(id); st.Outcome != "succeeded" {
+		t.Errorf("it ended as %+v", st)
+	}
+	s.eventually(func() bool {
+		h := s.history(id)
+		slices.Sort(h)
+		return slices.Equal(h, []string{"rescued", "succeeded"})
+	}, "history is %v", s.history(id))
+	s.empty()
+}
