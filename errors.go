@@ -25,7 +25,7 @@ var (
 // Control is an error by which a handler says how its attempt is to be settled. It is made by Cancel, Fail,
 // Snooze and RetryIn; handlers may wrap it, errors.As finds it.
 type Control struct {
-	// Verb is "cancel", "fail", "snooze" or "retry".
+	// Verb is "cancel", "fail", "snooze" or "retry"; from runners also "release" or "crash".
 	Verb string
 	// Delay is how long to wait, for snooze and retry.
 	Delay time.Duration

@@ -27,6 +27,7 @@ type attempt struct {
 	claim   int64
 	place   pgtype.TID // of the job's row; none where a caller may hold it (it has a key)
 	arrival *arrival
+	task    int32
 	queue   *int32
 	crashes int16
 	expired bool
@@ -114,7 +115,7 @@ func (s *session) newAttempts(claimed []store.Claimed, from *arrival) []*attempt
 	for i := range claimed {
 		c, a, job := &claimed[i], &attempts[i], &jobs[i]
 		k := tasks[c.TaskID]
-		a.s, a.job, a.claim, a.queue, a.crashes, a.expired, a.timeout, a.handler = s, job, c.Claim, c.QueueID, c.Crashes, c.Expired, k.timeout, k.handler
+		a.s, a.job, a.claim, a.task, a.queue, a.crashes, a.expired, a.timeout, a.handler = s, job, c.Claim, c.TaskID, c.QueueID, c.Crashes, c.Expired, k.timeout, k.handler
 		a.arrival = from
 		if c.Key == "" {
 			a.place = c.Place

@@ -19,3 +19,38 @@ type Runner interface {
 	// Lines the task prints go to Log(ctx).
 	Run(ctx context.Context, job *offstage.Job) (result json.RawMessage, err error)
 }
+
+// Claim is what a runner may want to know of an attempt besides its job.
+type Claim struct {
+	Worker  int32  // the worker's id
+	Number  int64  // of the claim
+	TaskID  int32  // the task's number
+	QueueID *int32 // the queue's; nil if the job has none
+	Crashes int    // processes that died in a row while they performed the job: let it have one of its own
+}
+
+// ClaimOf is the claim under which the attempt of ctx runs; false outside of one.
+func ClaimOf(ctx context.Context) (Claim, bool) {
+	a, ok := ctx.Value(attemptKey{}).(*attempt)
+	if !ok {
+		c, ok := ctx.Value(claimKey{}).(Claim)
+		return c, ok
+	}
+	return Claim{Worker: a.s.id, Number: a.claim, TaskID: a.task, QueueID: a.queue, Crashes: int(a.crashes)}, true
+}
+
+type claimKey struct{}
+
+// WithClaim gives ctx the claim that ClaimOf returns; for tests of runners.
+func WithClaim(ctx context.Context, c Claim) context.Context {
+	return context.WithValue(ctx, claimKey{}, c)
+}
+
+// Released is the error of a runner that could not finish an attempt through no fault of its job: the job is given back
+// at once, and no attempt is spent.
+func Released(err error) error { return &offstage.Control{Verb: "release", Err: err} }
+
+// Crashed is the error of a runner for an attempt whose process died when nobody can know whether that was the job's
+// fault: the job is given back, no attempt is spent, and it is run again alone (see Claim.Crashes). The third time in a
+// row the job fails.
+func Crashed(err error) error { return &offstage.Control{Verb: "crash", Err: err} }

@@ -162,6 +162,8 @@ func verdict(ctx context.Context, job *offstage.Job, err error) (outcome, next s
 	switch {
 	case errors.As(err, &control) && control.Verb == "snooze":
 		return "snoozed", ""
+	case errors.As(err, &control) && (control.Verb == "release" || control.Verb == "crash"):
+		return string(offstage.OutcomeReleased), ""
 	case errors.As(err, &control) && control.Verb == "cancel", errors.Is(cause, offstage.ErrCancelled):
 		return string(offstage.OutcomeCancelled), ""
 	case errors.Is(cause, offstage.ErrStopping), errors.Is(cause, offstage.ErrLost):

@@ -214,6 +214,8 @@ end $$;
 --   release  given back, at once, without spending the attempt
 --   lost     the attempt began before its claim was committed, which it never was; nothing is settled, history says that
 --            it was rescued
+--   crash    as release, by a runner whose process died without anybody knowing which of its jobs was at fault; the third
+--            in a row fails the job (see crashes in give_back, which counts the same for workers that died)
 --   finished the handler's own transaction has ended the job, see finish(); frees its slot of
 --            "queue_id", which every ending of an attempt that called finish() must name
 -- "payload" replaces the job's, for what is left of a batch job.
@@ -320,7 +322,8 @@ begin
       where j.released_claim < h.claim for update of j skip locked
     ), decided as materialized (
       select k.*, (k.job).id, t.keep, d.outcome, d.outcome = any ('{retried,failed}') as spent,
-        coalesce(case when d.outcome = 'cancelled' then c.reason end, k.error) as why,
+        coalesce(case when d.outcome = 'cancelled' then c.reason end,
+          k.error || case when k.ending = 'crash' and d.outcome = 'failed' then ', the third time in a row: set aside' else '' end) as why,
         case
           when d.outcome = 'snoozed' then at + coalesce(k.delay, 0) * interval '1 s'
           when d.outcome = 'retried' or d.outcome = 'failed' and k.ending = 'retry'  -- the last one too, as in graphile_worker
@@ -334,16 +337,17 @@ begin
         when k.ending = 'succeed' then 'succeeded'
         when k.ending = 'cancel' or c.job_id is not null then 'cancelled'
         when k.ending = 'snooze' then 'snoozed'
-        when k.ending = 'release' then 'released'
-        when k.ending = 'fail' or (k.job).attempts + 1 >= coalesce((k.job).max_attempts, t.max_attempts, 25) then 'failed'
+        when k.ending = 'release' or k.ending = 'crash' and (k.job).crashes < 2 then 'released'
+        when k.ending in ('fail', 'crash') or (k.job).attempts + 1 >= coalesce((k.job).max_attempts, t.max_attempts, 25) then 'failed'
         else 'retried' end as outcome) d
     ), gone as (
       delete from offstage_private.job j using decided d where j.id = d.id and d.outcome in ('succeeded', 'cancelled')
     ), changed as (
       update offstage_private.job j set
-        released_claim = d.claim, crashes = case when d.outcome = 'released' then j.crashes else 0 end, failed = d.outcome = 'failed', run_at = d.next_run_at,
+        released_claim = d.claim, failed = d.outcome = 'failed', run_at = d.next_run_at,
+        crashes = case when d.ending = 'crash' then j.crashes + 1 when d.outcome = 'released' then j.crashes else 0 end,
         attempts = j.attempts + d.spent::integer,
-        last_error = case when d.spent then d.why else j.last_error end,
+        last_error = case when d.spent or d.ending = 'crash' then d.why else j.last_error end,
         payload = coalesce(d.payload, j.payload)
       from decided d where j.id = d.id and d.outcome not in ('succeeded', 'cancelled')
     ), later as (
