@@ -26,11 +26,14 @@ var layers = map[string][]string{
 	"worker":                {"", "schema", "internal/store", "internal/wake", "internal/maintain"},
 	"internal/runner/tasks": {},
 	"internal/runner/exec":  {"", "worker", "internal/runner/tasks"},
+	"internal/runner/node":  {"", "worker", "internal/runner/tasks", "internal/store"},
 	"internal/cli": {
-		"", "schema", "worker", "internal/devpg", "internal/store", "internal/wake", "internal/runner/exec", "internal/runner/tasks",
+		"", "schema", "worker", "internal/devpg", "internal/store", "internal/wake", "internal/runner/exec", "internal/runner/node", "internal/runner/tasks",
 	},
-	"internal/demo": {"", "schema", "worker", "internal/cli", "internal/devpg", "internal/runner/exec", "internal/runner/tasks"},
-	"cmd/offstage":  {"internal/cli"},
+	"internal/demo": {
+		"", "schema", "worker", "internal/cli", "internal/devpg", "internal/runner/exec", "internal/runner/node", "internal/runner/tasks",
+	},
+	"cmd/offstage": {"internal/cli"},
 
 	// Tests alone.
 	"compat": {}, "e2e": {}, "soak": {},
@@ -38,7 +41,7 @@ var layers = map[string][]string{
 
 // testing packages may be imported by every test.
 var testing_ = []string{
-	"", "schema", "worker", "internal/pgtest", "internal/devpg", "internal/store", "internal/wake", "internal/cli", "internal/runner/exec", "internal/runner/tasks",
+	"", "schema", "worker", "internal/pgtest", "internal/devpg", "internal/store", "internal/wake", "internal/cli", "internal/runner/exec", "internal/runner/node", "internal/runner/tasks",
 }
 
 // library packages are imported by users' programs: of other modules they may use these only.
