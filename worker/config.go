@@ -35,6 +35,10 @@ type Config struct {
 	// Runners perform tasks that are not handlers of this program.
 	Runners []Runner
 
+	// Unable are tasks that this worker has but cannot perform, with the reason of each, for whoever asks why their jobs
+	// wait (explain).
+	Unable map[string]string
+
 	// Middleware wraps every attempt, the first one outermost.
 	Middleware []func(Handler) Handler
 

@@ -83,6 +83,9 @@ func (w *Worker) open(ctx context.Context) (*session, error) {
 	for _, name := range w.order {
 		tasks = append(tasks, store.Task{Name: name, Settings: w.tasks[name].settings})
 	}
+	for name, reason := range w.cfg.Unable {
+		tasks = append(tasks, store.Task{Name: name, Unable: storable(reason, 1000)})
+	}
 	sent := time.Now()
 	r, err := w.store.Register(ctx, conn, host, os.Getpid(), offstage.Version, w.cfg.Jobs, tasks)
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"sync"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -28,7 +29,7 @@ func (a *app) devCommand() *cobra.Command {
 		Use:   "dev",
 		Short: "Start a private PostgreSQL, install the schema, and run the tasks of ./tasks",
 		Long: `Starts a private PostgreSQL, installs the schema, and runs a worker for the tasks of ./tasks. Until Ctrl-C, which stops all
-of it. The data is kept, outside of the project, and there again next time.
+of it. The data is kept, outside of the project, and there again next time. Tasks that are changed are loaded anew.
 
 Where a database is named (--database-url, DATABASE_URL, PG*), that one is used, and no PostgreSQL is started. Otherwise
 the other commands, called in the same directory, find the private one by themselves.`,
@@ -85,20 +86,65 @@ func (a *app) dev(ctx context.Context, flags *workerFlags, data string, temporar
 	a.say("%s", migrated(a.schema, res, false))
 	a.banner()
 
-	path := flags.tasks
-	runners, err := a.runners(flags, log)
-	var f *failure
-	if errors.As(err, &f) && !flags.taskChosen {
-		// A first look needs no tasks.
-		a.say("no worker runs: %v; %s, then start this again", err, f.next)
-		<-ctx.Done()
-		return nil
+	return a.rehearse(ctx, db, flags, log)
+}
+
+// rehearse runs a worker for the task directory as it is, and another one whenever it has changed. The one before finishes
+// what it has begun.
+func (a *app) rehearse(ctx context.Context, db *database, flags *workerFlags, log *slog.Logger) error {
+	var workers sync.WaitGroup
+	defer workers.Wait()
+	watch := newWatcher(a.taskPath(flags), a.Project)
+	leave := func() {}
+	defer func() { leave() }()
+	for again := false; ; again = true {
+		next, stop := context.WithCancel(ctx)
+		broken := make(chan error, 1)
+		staff, err := a.castOf(next, db, flags, log)
+		leave()
+		leave = stop
+		switch {
+		case err != nil && ctx.Err() != nil:
+			return nil
+		case err != nil:
+			var f *failure
+			if !errors.As(err, &f) || (flags.taskChosen && !again) {
+				return err
+			}
+			// A first look needs no tasks.
+			a.say("no worker runs: %v; %s", err, f.next)
+		default:
+			workers.Go(func() {
+				defer staff.close()
+				if err := a.serve(next, db, flags, staff, log); err != nil {
+					broken <- err
+				}
+			})
+		}
+		changed := make(chan bool, 1)
+		watching, stopWatching := context.WithCancel(ctx)
+		go func() { changed <- watch.changed(watching) }()
+		select {
+		case err := <-broken:
+			stopWatching()
+			<-changed
+			return err
+		case goesOn := <-changed:
+			stopWatching()
+			if !goesOn {
+				return nil
+			}
+			log.Info("the tasks have changed, and are loaded anew")
+		}
 	}
+}
+
+func (a *app) castOf(ctx context.Context, db *database, flags *workerFlags, log *slog.Logger) (*staff, error) {
+	dir, err := a.readTasks(flags, log)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	log.Debug("running tasks", "directory", path)
-	return a.serve(ctx, db, flags, runners, log)
+	return a.hire(ctx, db, dir, flags, log)
 }
 
 // startPrivate starts a server, or joins one that runs, and makes it the database of this call and of others in the
@@ -184,7 +230,7 @@ func (a *app) flagFor() string {
 func (a *app) someTask() string {
 	dir, err := tasks.Read(a.Project + "/tasks")
 	if err == nil {
-		for _, t := range dir.Of(tasks.Exec) {
+		for _, t := range dir.Tasks {
 			return t.Name
 		}
 	} else if !errors.Is(err, fs.ErrNotExist) {

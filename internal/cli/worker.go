@@ -6,15 +6,16 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/offstage-dev/offstage/internal/runner/exec"
+	"github.com/offstage-dev/offstage/internal/runner/node"
 	"github.com/offstage-dev/offstage/internal/runner/tasks"
 	"github.com/offstage-dev/offstage/worker"
 )
@@ -31,12 +32,17 @@ type workerFlags struct {
 	levelName  string
 	level      slog.Level
 	taskChosen bool
+
+	node          string
+	nodeProcesses int
 }
 
 func (w *workerFlags) register(c *cobra.Command) {
 	f := c.Flags()
-	f.StringVar(&w.tasks, "tasks", "./tasks", "the directory of tasks: executables, named after the task")
+	f.StringVar(&w.tasks, "tasks", "./tasks", "the directory of tasks: JavaScript, TypeScript and executables, named after the task")
 	f.IntVarP(&w.jobs, "jobs", "j", 10, "how many jobs run at a time")
+	f.StringVar(&w.node, "node", "", "the Node.js that runs JavaScript and TypeScript tasks (default: node on the PATH)")
+	f.IntVar(&w.nodeProcesses, "node-processes", 0, "how many Node processes share the jobs (default: one for each core, at most --jobs)")
 	f.Var((*pollFlag)(&w.poll), "poll-interval", "how often an idle worker looks by itself; a bare number is milliseconds (default 2s)")
 	f.Var((*durationFlag)(&w.grace), "grace", "how long running jobs may go on after a signal to stop (default 30s)")
 	f.StringArrayVar(&w.refuse, "forbid-flag", nil, "leave jobs with this flag to others; may be repeated")
@@ -54,6 +60,8 @@ func (w *workerFlags) check(cmd *cobra.Command) error {
 	switch {
 	case w.jobs < 1 || w.jobs > 10000:
 		return fmt.Errorf("--jobs is %d; use 1 to 10000", w.jobs)
+	case w.nodeProcesses < 0 || w.nodeProcesses > 1000:
+		return fmt.Errorf("--node-processes is %d; use 1 to 1000, or 0 for the default", w.nodeProcesses)
 	case w.format != "text" && w.format != "json":
 		return fmt.Errorf("--log-format is %q; use text or json", w.format)
 	case !slices.Contains([]string{"debug", "info", "warn", "error"}, w.levelName):
@@ -69,9 +77,11 @@ func (a *app) workerCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "worker",
 		Short: "Run jobs with the tasks of a directory",
-		Long: `Runs jobs with the tasks of a directory: an executable tasks/users/welcome.sh performs the task users/welcome. It gets
-{"payload": …} on stdin and the job's facts in its environment; exit status 0 is success, its output is the job's log, and
-JSON that it writes to the file $OFFSTAGE_RESULT is the job's result.
+		Long: `Runs jobs with the tasks of a directory, as Graphile Worker reads it: tasks/users/welcome.js performs the task users/welcome.
+
+JavaScript and TypeScript (.js .cjs .mjs .ts .mts) export a function (payload, helpers); what it returns is the job's result.
+An executable, such as tasks/users/welcome.sh, gets {"payload": …} on stdin and the job's facts in its environment; exit
+status 0 is success, its output is the job's log, and JSON that it writes to the file $OFFSTAGE_RESULT is the job's result.
 
 The first SIGINT or SIGTERM stops it gracefully, with exit code 0; a second one at once, with 130. It never migrates.`,
 		Example: `  offstage worker --tasks ./tasks --jobs 4
@@ -91,7 +101,7 @@ The first SIGINT or SIGTERM stops it gracefully, with exit code 0; a second one 
 
 func (a *app) worker(ctx context.Context, flags *workerFlags) error {
 	log := a.logger(flags.format, flags.level)
-	runners, err := a.runners(flags, log)
+	dir, err := a.readTasks(flags, log)
 	if err != nil {
 		return err
 	}
@@ -107,14 +117,19 @@ func (a *app) worker(ctx context.Context, flags *workerFlags) error {
 	if err := db.check(ctx); err != nil {
 		return stopped(ctx, err)
 	}
-	return a.serve(ctx, db, flags, runners, log)
+	staff, err := a.hire(ctx, db, dir, flags, log)
+	if err != nil {
+		return stopped(ctx, err)
+	}
+	defer staff.close()
+	return a.serve(ctx, db, flags, staff, log)
 }
 
 // serve runs a worker until ctx ends, or, with once, until it has nothing to do.
-func (a *app) serve(ctx context.Context, db *database, flags *workerFlags, runners []worker.Runner, log *slog.Logger) error {
+func (a *app) serve(ctx context.Context, db *database, flags *workerFlags, staff *staff, log *slog.Logger) error {
 	conf := worker.Config{
 		Schema: a.schema, Jobs: flags.jobs, PollInterval: flags.poll, StopGrace: flags.grace, ForbiddenFlags: flags.refuse,
-		Runners: runners, Log: log,
+		Runners: staff.runners, Unable: staff.unable, Log: log,
 	}
 	// Somebody who looks wants to see each job; a log that is kept does not.
 	if a.verbose || (a.ErrTerminal && flags.format == "text") {
@@ -138,36 +153,76 @@ func stopped(ctx context.Context, err error) error {
 	return err
 }
 
-// runners are those for the task directory; an error if there is nothing for them to do.
-func (a *app) runners(flags *workerFlags, log *slog.Logger) ([]worker.Runner, error) {
-	path := flags.tasks
-	if !filepath.IsAbs(path) {
-		path = filepath.Join(a.Project, path)
-	}
-	dir, err := tasks.Read(path)
+// readTasks reads the task directory.
+func (a *app) readTasks(flags *workerFlags, log *slog.Logger) (*tasks.Dir, error) {
+	dir, err := tasks.Read(a.taskPath(flags))
 	if errors.Is(err, fs.ErrNotExist) && !flags.taskChosen {
-		return nil, failed(Usage, "make ./tasks with an executable in it, or name another directory with --tasks", "there is no directory ./tasks")
+		return nil, failed(Usage, "make ./tasks with a task in it, such as hello.js, or name another directory with --tasks", "there is no directory ./tasks")
 	}
 	if err != nil {
 		return nil, failed(Usage, "", "%w", err)
 	}
 	dir.LogWarnings(log)
-	if waiting := dir.Of(tasks.Node); len(waiting) > 0 {
-		var names []string
-		for _, t := range waiting {
-			names = append(names, t.Name)
-		}
-		log.Warn("JavaScript tasks are not supported by this build yet; their jobs wait", "tasks", strings.Join(names, " "))
+	return dir, nil
+}
+
+func (a *app) taskPath(flags *workerFlags) string {
+	if filepath.IsAbs(flags.tasks) {
+		return flags.tasks
 	}
-	runner, err := exec.New(dir, exec.Config{Env: a.taskEnvironment()})
+	return filepath.Join(a.Project, flags.tasks)
+}
+
+// staff are the runners for a task directory.
+type staff struct {
+	runners []worker.Runner
+	unable  map[string]string // tasks that none of them can perform, with the reason
+	close   func()
+}
+
+// hire starts the runners for dir; an error if there is nothing for them to do.
+func (a *app) hire(ctx context.Context, db *database, dir *tasks.Dir, flags *workerFlags, log *slog.Logger) (*staff, error) {
+	s := &staff{unable: map[string]string{}, close: func() {}}
+	executables, err := exec.New(dir, exec.Config{Env: a.taskEnvironment()})
 	if err != nil {
 		return nil, err
 	}
-	if len(runner.Tasks()) == 0 {
-		return nil, failed(Failed, "a task is an executable file, such as "+filepath.Join(flags.tasks, "hello.sh")+" (chmod +x)",
-			"%s holds no task that this worker can run", dir.Path)
+	if len(executables.Tasks()) > 0 {
+		s.runners = append(s.runners, executables)
 	}
-	return []worker.Runner{runner}, nil
+	if scripts := dir.Of(tasks.Node); len(scripts) > 0 {
+		runner, err := node.Start(ctx, dir, node.Config{
+			Node: flags.node, Processes: flags.nodeProcesses, Jobs: flags.jobs, Pool: db.pool, Schema: a.schema, URL: a.connString(),
+			Env: a.taskEnvironment(), Dir: a.Project, Log: log,
+		})
+		switch {
+		case errors.Is(err, node.ErrNoNode) && flags.node == "":
+			// Whatever needs no Node works.
+			for _, task := range scripts {
+				s.unable[task.Name] = err.Error()
+			}
+			log.Error("JavaScript tasks do not run; their jobs wait", "reason", err)
+		case errors.Is(err, node.ErrNoNode):
+			return nil, failed(Usage, "", "%w", err)
+		case err != nil:
+			return nil, err
+		default:
+			s.close = runner.Close
+			s.unable = runner.Unable()
+			for _, name := range slices.Sorted(maps.Keys(s.unable)) {
+				log.Error("a task does not run; its jobs wait", "task", name, "reason", s.unable[name])
+			}
+			if len(runner.Tasks()) > 0 {
+				s.runners = append(s.runners, runner)
+			}
+		}
+	}
+	if len(s.runners) == 0 {
+		s.close()
+		return nil, failed(Failed, "a task is a file that exports a function, such as "+filepath.Join(flags.tasks, "hello.js")+", or an executable, such as "+
+			filepath.Join(flags.tasks, "hello.sh")+" (chmod +x)", "%s holds no task that this worker can run", dir.Path)
+	}
+	return s, nil
 }
 
 // taskEnvironment is what tasks inherit: the worker's environment, and where offstage dev has started a server, its URL,

@@ -13,6 +13,7 @@ import (
 type Task struct {
 	Name     string          `json:"name"`
 	Settings json.RawMessage `json:"settings,omitempty"`
+	Unable   string          `json:"unable,omitempty"` // why the worker cannot perform it
 }
 
 // Registered is what a worker gets.

@@ -40,7 +40,8 @@ language sql stable as $$
   from offstage_private.task t where t.id = any (task_ids)
 $$;
 
--- Makes a worker. tasks: [{"name": "send_email", "settings": {…}}, …]; settings as in configure_task. With many
+-- Makes a worker. tasks: [{"name": "send_email", "settings": {…}}, …]; settings as in configure_task; those with "unable":
+-- "reason" it has but cannot perform, which explain() tells. With many
 -- workers the beats get rarer, n/100 seconds for n, so that a fleet costs no more than a hundred updates a second.
 create or replace function offstage.register(
   host text, pid integer, version text, slots integer, tasks json,
@@ -52,14 +53,16 @@ declare
 begin
   task_ids := '{}';
   for t in
-    select x.name, x.settings, min(x.name) over () from json_to_recordset(tasks) x (name text, settings jsonb) order by x.name
+    select x.name, x.settings, min(x.name) over () from json_to_recordset(tasks) x (name text, settings jsonb, unable text)
+    where x.unable is null order by x.name
   loop
     task_ids := task_ids || offstage_private.task_id(t.name);
     perform offstage_private.set_task(task_ids[cardinality(task_ids)], t.settings);
   end loop;
   select greatest(1, count(*) / 100.0) * interval '1 s' into period from offstage_private.worker w where w.dead_at is null;
-  insert into offstage_private.worker (host, pid, version, slots, tasks, started_at, beat_at, period)
-  values (register.host, register.pid, register.version, register.slots, register.task_ids, at, at, register.period)
+  insert into offstage_private.worker (host, pid, version, slots, tasks, unable, started_at, beat_at, period)
+  select register.host, register.pid, register.version, register.slots, register.task_ids, jsonb_object_agg(x.name, x.unable), at, at, register.period
+  from json_to_recordset(tasks) x (name text, unable text) where x.unable is not null
   returning id into worker_id;
 end $$;
 

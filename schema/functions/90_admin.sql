@@ -262,7 +262,9 @@ begin
         then 'waiting: no worker is running'
       when not exists (select from offstage_private.worker w
                        where w.dead_at is null and w.beat_at > offstage_private.clock() - 5 * w.period and j.task_id = any (w.tasks))
-        then format('waiting: no running worker knows the task %L', t.name)
+        then format('waiting: no running worker knows the task %L', t.name) || coalesce((
+          select format('; worker %s (pid %s on %s) has it, but: %s', w.id, w.pid, w.host, w.unable ->> t.name) from offstage_private.worker w
+          where w.dead_at is null and w.beat_at > offstage_private.clock() - 5 * w.period and w.unable ? t.name order by w.id desc limit 1), '')
       else 'waiting for a free slot of a worker' end
     else coalesce((select format('attempt %s is running on worker %s (pid %s on %s) since %s', j.attempts + 1, w.id, w.pid, w.host, o.claimed_at)
       || case when w.dead_at is not null then '; that worker is dead, it will be rescued' else '' end

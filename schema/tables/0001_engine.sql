@@ -93,6 +93,7 @@ create table offstage_private.worker (
   version text not null,                              -- of the program
   slots integer not null,
   tasks integer[] not null,
+  unable jsonb,                                       -- tasks it has but cannot perform: {"name": "reason"}
   started_at timestamptz not null,
   beat_at timestamptz not null,
   period interval not null,                           -- a beat is due after it; dead after five
