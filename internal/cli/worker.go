@@ -192,7 +192,7 @@ func (a *app) hire(ctx context.Context, db *database, dir *tasks.Dir, flags *wor
 	}
 	if scripts := dir.Of(tasks.Node); len(scripts) > 0 {
 		runner, err := node.Start(ctx, dir, node.Config{
-			Node: flags.node, Processes: flags.nodeProcesses, Jobs: flags.jobs, Pool: db.pool, Schema: a.schema, URL: a.connString(),
+			Node: flags.node, Path: a.Getenv("PATH"), Processes: flags.nodeProcesses, Jobs: flags.jobs, Pool: db.pool, Schema: a.schema, URL: a.connString(),
 			Env: a.taskEnvironment(), Dir: a.Project, Log: log,
 		})
 		switch {

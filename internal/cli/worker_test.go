@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -75,15 +76,77 @@ func TestWorkerFlags(t *testing.T) {
 	}
 }
 
-func TestWorkerDirectories(t *testing.T) {
+func TestWorkerJavaScript(t *testing.T) {
+	s := newStage(t)
+	s.script("users/hello.js", "module.exports = async ({ name }, { addJob, logger }) => { logger.info(`Hello, ${name}`); return (await addJob('bye', { name }, { priority: -1 })).task_identifier }\n")
+	s.script("bye.cjs", "module.exports = ({ name }) => `Bye, ${name}`\n")
+	s.script("sh.sh", "#!/bin/sh\n")
+	s.script("broken.js", "throw new Error('no key')\n")
+	a, b, c := s.add("users/hello", map[string]string{"name": "Bobby Tables"}), s.add("sh", nil), s.add("broken", nil)
+	r := s.want(Done, "worker", "--once", "--node-processes", "1")
+	r.says(t, "Hello, Bobby Tables", "a task does not run; its jobs wait", "broken.js does not load: no key")
+	for id, want := range map[int64]string{a: `"bye"`, b: "", c + 1: `"Bye, Bobby Tables"`} {
+		if st, err := s.client.Status(t.Context(), id); err != nil || st.Outcome != offstage.OutcomeSucceeded || string(st.Result) != want {
+			t.Errorf("%d: %+v %v", id, st, err)
+		}
+	}
+	s.stateOf(c, offstage.Waiting)
+}
+
+// Without Node everything else works, and jobs of JavaScript tasks say why they wait.
+func TestWorkerWithoutNode(t *testing.T) {
 	s := newStage(t)
 	s.script("page.js", "module.exports = async () => {}\n")
-	s.want(Failed, "worker").says(t, "JavaScript tasks are not supported by this build yet; their jobs wait", "page", "holds no task that this worker can run")
+	s.want(Usage, "worker", "--node", s.dir+"/none").says(t, "install Node 18 or newer")
+	old := s.dir + "/old-node"
+	if err := os.WriteFile(old, []byte("#!/bin/sh\necho v14.0.0\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	s.want(Usage, "worker", "--node", old).says(t, "is v14.0.0: install Node 18 or newer")
 	s.script("hello.sh", "#!/bin/sh\n")
-	s.add("page", nil)
+	s.env["PATH"] = "/nowhere"
+	id := s.add("page", nil)
 	s.add("hello", nil)
-	s.want(Done, "worker", "--once").says(t, "JavaScript tasks are not supported")
-	s.stateOf(1, offstage.Waiting)
+	errs, stop := s.start("worker", "--tasks", s.dir+"/tasks")
+	s.eventually(func() bool { return strings.Contains(errs.String(), "worker is ready") })
+	s.eventually(func() bool {
+		var why string
+		err := s.pool.QueryRow(t.Context(), `select offstage.explain($1)`, id).Scan(&why)
+		return err == nil && strings.Contains(why, "has it, but: no usable Node: there is no node on the PATH: install Node 18 or newer")
+	})
+	s.eventually(func() bool {
+		st, err := s.client.Status(t.Context(), id+1)
+		return err == nil && st.Outcome == offstage.OutcomeSucceeded
+	})
+	stop()
+	said{errs: errs.String()}.says(t, "JavaScript tasks do not run; their jobs wait")
+}
+
+// dev loads what has changed, and lets what runs finish.
+func TestDevReloads(t *testing.T) {
+	s := newStage(t)
+	errs, stop := s.start("dev", "--node-processes", "1")
+	s.eventually(func() bool { return strings.Contains(errs.String(), "there is no directory ./tasks") })
+	answers := func(task, want string) {
+		t.Helper()
+		id := s.add(task, nil)
+		s.eventually(func() bool {
+			st, err := s.client.Status(t.Context(), id)
+			return err == nil && st.Outcome == offstage.OutcomeSucceeded && string(st.Result) == want
+		})
+	}
+	s.script("hello.js", "module.exports = () => 'one'\n")
+	answers("hello", `"one"`)
+	s.script("hello.js", "module.exports = () => 'two'\n")
+	s.eventually(func() bool {
+		return strings.Count(errs.String(), "loaded anew") == 2 && strings.Count(errs.String(), "worker is ready") == 2
+	})
+	answers("hello", `"two"`)
+	s.script("hello.js", "module.exports = (\n")
+	s.eventually(func() bool { return strings.Contains(errs.String(), "hello.js does not load") })
+	s.script("hello.js", "module.exports = () => 'three'\n")
+	answers("hello", `"three"`)
+	stop()
 }
 
 func TestWorkerStops(t *testing.T) {

@@ -26,10 +26,10 @@ type program struct {
 // ErrNoNode says that there is no Node, or none that can be used.
 var ErrNoNode = errors.New("no usable Node")
 
-// find finds Node and asks for its version. name is a path or a program on the PATH; "" is node.
-func find(ctx context.Context, name string) (program, error) {
-	path, err := exec.LookPath(orDefault(name, "node"))
-	if err != nil && !errors.Is(err, exec.ErrDot) {
+// find finds Node and asks for its version. name is a file, or a program on the PATH; "" is node, in a directory of path.
+func find(ctx context.Context, name, path string) (program, error) {
+	path, err := look(name, path)
+	if err != nil {
 		what := "there is no node on the PATH"
 		if name != "" {
 			what = fmt.Sprintf("%s cannot be started (%v)", name, errors.Unwrap(err))
@@ -53,6 +53,22 @@ func find(ctx context.Context, name string) (program, error) {
 		return program{}, fmt.Errorf("%w: %s is %s: install Node %d or newer, or name one with --node", ErrNoNode, path, p.version, oldest)
 	}
 	return p, nil
+}
+
+func look(name, path string) (string, error) {
+	if name == "" && path != "" {
+		for _, dir := range filepath.SplitList(path) {
+			if found, err := exec.LookPath(filepath.Join(dir, "node")); err == nil {
+				return found, nil
+			}
+		}
+		return "", exec.ErrNotFound
+	}
+	found, err := exec.LookPath(orDefault(name, "node"))
+	if errors.Is(err, exec.ErrDot) { // the caller's own directory is fine, for a program that the caller names
+		err = nil
+	}
+	return found, err
 }
 
 func (p program) atLeast(major, minor int) bool {

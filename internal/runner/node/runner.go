@@ -42,8 +42,11 @@ import (
 
 // Config adjusts a Runner. Pool must be set; the rest works as it is.
 type Config struct {
-	// Node is the program. Default: node, on the PATH.
+	// Node is the program. Default: node, in a directory of Path.
 	Node string
+
+	// Path is where node is looked for. Default: the PATH of this process.
+	Path string
 
 	// Processes is how many there are. Default: one for each core, but no more than Jobs.
 	Processes int
@@ -118,7 +121,7 @@ func Start(ctx context.Context, dir *tasks.Dir, config Config) (*Runner, error) 
 	if config.Env == nil {
 		config.Env = os.Environ()
 	}
-	found, err := find(ctx, config.Node)
+	found, err := find(ctx, config.Node, config.Path)
 	if err != nil {
 		return nil, err
 	}

@@ -29,9 +29,9 @@ class Attempt {
   // --- how it ends
 
   say(kind, value) {
+    if (this.made.output) this.made.output.finish();
     this.ended = true;
     this.host.running.delete(this.seq);
-    if (this.made.output) this.made.output.finish();
     this.host.wire.say(value === undefined ? `${kind}${this.seq}\n` : `${kind}${this.seq} ${value}\n`);
   }
 

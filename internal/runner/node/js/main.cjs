@@ -72,13 +72,16 @@ function answer([, id, fault, value]) {
   call.reject(error);
 }
 
+// invoke calls a task as a plain function: without a this.
+const invoke = (handler, attempt) => handler(attempt.payload, attempt.helpers);
+
 function perform(item) {
   const task = tasks[item[TASK]];
   const attempt = new Attempt(host, item, task);
   running.set(attempt.seq, attempt);
   let result;
   try {
-    result = current.run(attempt, task.handler, attempt.payload, attempt.helpers);
+    result = current.run(attempt, invoke, task.handler, attempt);
   } catch (thrown) {
     attempt.fail(thrown);
     return;
