@@ -167,7 +167,7 @@ class Attempt {
   }
 
   addJobs(specs, preserveRunAt = false) {
-    return this.call("addJobs", specs.map(addition), preserveRunAt).then((rows) => rows.map((row, i) => jobOf(row, specs[i].identifier)));
+    return this.call("addJobs", specs.map((spec) => addition({ ...spec, payload: spec.payload ?? {} })), preserveRunAt).then((rows) => rows.map((row, i) => jobOf(row, specs[i].identifier)));
   }
 
   getQueueName(id = this.job.job_queue_id) {

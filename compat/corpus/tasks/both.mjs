@@ -1,0 +1,2 @@
+import { record } from "../lib/record.cjs";
+export default (payload, helpers) => record(helpers, "mjs");

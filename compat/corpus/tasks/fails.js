@@ -1,0 +1,3 @@
+module.exports = async () => {
+  throw new Error("it failed\nin two lines");
+};

@@ -1,0 +1,3 @@
+module.exports = async () => {
+  throw { message: "like an error", status: 500 };
+};

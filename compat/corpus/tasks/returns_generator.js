@@ -1,0 +1,3 @@
+module.exports = function* () {
+  throw new Error("nobody asks for the first value");
+};

@@ -1,0 +1,2 @@
+#!/bin/sh
+grep -q '"payload":{"to":"a file"}'
