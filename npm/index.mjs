@@ -1,0 +1,3 @@
+import offstage from "./index.cjs";
+
+export const { addJob, addJobs } = offstage;
