@@ -57,7 +57,7 @@ func TestOnce(t *testing.T) {
 	}
 	for _, want := range []string{
 		"Go      client.Add", "SQL     select", "trigger insert", "shell   offstage add",
-		"retried, retried, succeeded", `{"words":5}`, "Everything came out as told.", "have stopped",
+		"retried, retried, succeeded", `{"words":5}`, "'Bobby Tables'", "Everything came out as told.", "have stopped",
 	} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("the story lacks %q:\n%s", want, out)
@@ -102,6 +102,7 @@ func TestJudge(t *testing.T) {
 	for name, spoil := range map[string]func(*role){
 		"path":   func(r *role) { r.gotPath = "retried, succeeded" },
 		"result": func(r *role) { r.gotResult = "2" },
+		"log":    func(r *role) { r.says = "Hello" },
 		"early":  func(r *role) { r.started = now },
 	} {
 		r := good()

@@ -20,12 +20,13 @@ import (
 	"github.com/offstage-dev/offstage/internal/cli"
 	"github.com/offstage-dev/offstage/internal/devpg"
 	"github.com/offstage-dev/offstage/internal/runner/exec"
+	"github.com/offstage-dev/offstage/internal/runner/node"
 	"github.com/offstage-dev/offstage/internal/runner/tasks"
 	"github.com/offstage-dev/offstage/schema"
 	"github.com/offstage-dev/offstage/worker"
 )
 
-//go:embed tasks/*.sh
+//go:embed tasks/*
 var scripts embed.FS
 
 // stage is what the jobs play on: a server, a schema, a worker.
@@ -34,6 +35,7 @@ type stage struct {
 	pool   *pgxpool.Pool
 	client *offstage.Client
 	bin    string // a directory with a link "offstage" to this program
+	noNode error  // why the task in JavaScript is left out
 	talk   *atomic.Bool
 	crowd  atomic.Bool // two jobs of the serial queue were seen at the same time
 	closed []func() error
@@ -155,14 +157,25 @@ func (s *stage) startWorker(ctx context.Context, call cli.Main, dir string) erro
 	if err != nil {
 		return err
 	}
-	runner, err := exec.New(found, exec.Config{})
+	executables, err := exec.New(found, exec.Config{})
 	if err != nil {
 		return err
 	}
 	log, eachAttempt := call.JobLog()
+	runners := []worker.Runner{executables}
+	javascript, err := node.Start(ctx, found, node.Config{Processes: 1, Pool: s.pool, URL: s.url, Log: log})
+	switch {
+	case errors.Is(err, node.ErrNoNode):
+		s.noNode = err
+	case err != nil:
+		return err
+	default:
+		s.later(func() error { javascript.Close(); return nil })
+		runners = append(runners, javascript)
+	}
 	s.talk = new(atomic.Bool)
 	w, err := worker.New(s.pool, worker.Config{
-		Runners: []worker.Runner{runner},
+		Runners: runners,
 		Log:     slog.New(gate{log.Handler(), s.talk}),
 		Middleware: []func(worker.Handler) worker.Handler{func(next worker.Handler) worker.Handler {
 			loud := eachAttempt(next)

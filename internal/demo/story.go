@@ -31,11 +31,13 @@ type role struct {
 	task   string
 	by     string
 	path   string // outcomes of its attempts, in order
-	result string // compact JSON
+	result string // compact JSON; "": none
+	says   string // what its log must contain
 
 	added, started, settled time.Time // by the server's clock; started is the first attempt
 	gotPath                 string
 	gotResult               string
+	gotLog                  string
 }
 
 func perform(ctx context.Context, call cli.Main, once bool) (err error) {
@@ -119,6 +121,17 @@ func (s *stage) add(ctx context.Context, say narrator) ([]*role, error) {
 	}
 	play("shell", line+"   (a shell script)", "word_count", once, `{"words":5}`, id)
 
+	if s.noNode != nil {
+		say.say("  (no job for a task in JavaScript: %v)", s.noNode)
+	} else {
+		line := `select offstage.add_job('hello', json_build_object('name', 'Bobby Tables'))`
+		if id, err = s.one(ctx, strings.Replace(line, "select ", "select id from ", 1)); err != nil {
+			return nil, err
+		}
+		play("SQL", line, "hello", once, "", id)
+		roles[len(roles)-1].says = "Hello, Bobby Tables"
+	}
+
 	if id, err = s.client.Add(ctx, "charge_card", charge{Cents: 4200}); err != nil {
 		return nil, err
 	}
@@ -177,13 +190,15 @@ func (s *stage) follow(ctx context.Context, roles []*role) error {
 			return err
 		}
 		var compact bytes.Buffer
-		if err := json.Compact(&compact, result); err != nil {
+		if len(result) == 0 {
+			// It has none.
+		} else if err := json.Compact(&compact, result); err != nil {
 			return fmt.Errorf("result of job %d: %w", r.id, err)
 		}
 		r.gotResult = compact.String()
 		err = s.pool.QueryRow(ctx, `
-			select min(h.added_at), min(h.claimed_at), max(h.settled_at), string_agg(h.outcome, ', ' order by h.settled_at)
-			from offstage_private.history h where h.job_id = $1`, r.id).Scan(&r.added, &r.started, &r.settled, &r.gotPath)
+			select min(h.added_at), min(h.claimed_at), max(h.settled_at), string_agg(h.outcome, ', ' order by h.settled_at), coalesce(string_agg(h.log, ''), '')
+			from offstage_private.history h where h.job_id = $1`, r.id).Scan(&r.added, &r.started, &r.settled, &r.gotPath, &r.gotLog)
 		if err != nil {
 			return fmt.Errorf("history of job %d: %w", r.id, err)
 		}
@@ -210,6 +225,9 @@ func (s *stage) judge(roles []*role) error {
 		}
 		if r.gotResult != r.result {
 			wrong = append(wrong, fmt.Errorf("job %d (%s) has the result %s; it should be %s", r.id, r.task, r.gotResult, r.result))
+		}
+		if !strings.Contains(r.gotLog, r.says) {
+			wrong = append(wrong, fmt.Errorf("job %d (%s) has the log %q; it should say %q", r.id, r.task, r.gotLog, r.says))
 		}
 		switch r.task {
 		case "remind":

@@ -1,0 +1,4 @@
+module.exports = async (payload, helpers) => {
+  const { name } = payload;
+  helpers.logger.info(`Hello, ${name}`);
+};
