@@ -1,11 +1,14 @@
 package node
 
 import (
+	"context"
 	"fmt"
 	"sync"
 	"testing"
 
 	"github.com/offstage-dev/offstage"
+	"github.com/offstage-dev/offstage/internal/pgtest"
+	"github.com/offstage-dev/offstage/worker"
 )
 
 // BenchmarkRun is the cost of a round trip, with ten attempts at a time.
@@ -34,6 +37,35 @@ func BenchmarkRun(b *testing.B) {
 				}
 				close(work)
 				slots.Wait()
+			})
+		}
+	}
+}
+
+// BenchmarkWorker is a job from its ticket to its settle, beside a task in Go.
+func BenchmarkWorker(b *testing.B) {
+	for _, task := range []string{"go", "sync", "async"} {
+		for _, slots := range []int{10, 50} {
+			b.Run(fmt.Sprintf("%s/%d", task, slots), func(b *testing.B) {
+				db := pgtest.New(b)
+				pool := db.Pool(b)
+				r := open(b, map[string]string{"sync.js": `module.exports = () => {}`, "async.js": `module.exports = async () => {}`},
+					func(c *Config) { c.Pool, c.Processes = pool, 0; c.Jobs = slots })
+				w, err := worker.New(pool, worker.Config{Jobs: slots, Runners: []worker.Runner{r}})
+				if err != nil {
+					b.Fatal(err)
+				}
+				worker.Handle(w, "go", func(context.Context, *worker.Job[struct{}]) (struct{}, error) { return struct{}{}, nil })
+				_, err = pool.Exec(b.Context(), `select count(*) from offstage.add_jobs(array(
+					select row($1, '{"id": 1}', null, null, null, null, null, null)::offstage.job_spec from generate_series(1, $2)))`, task, b.N)
+				if err != nil {
+					b.Fatal(err)
+				}
+				b.ResetTimer()
+				if err := w.RunOnce(b.Context()); err != nil {
+					b.Fatal(err)
+				}
+				b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "jobs/s")
 			})
 		}
 	}

@@ -30,11 +30,11 @@ func (b *bench) beside(ctx context.Context, task string) (err, other error) {
 	defer stop(nil)
 	done := make(chan error, 1)
 	go func() {
-		_, err, _ := b.runIn(waiting, "waits", "{}")
+		_, _, err := b.runIn(waiting, "waits", "{}")
 		done <- err
 	}()
 	b.eventually(func() bool { return b.log.has("waiting") })
-	_, err, _ = b.runIn(ctx, task, "{}")
+	_, _, err = b.runIn(ctx, task, "{}")
 	stop(offstage.ErrCancelled)
 	return err, <-done
 }
@@ -59,10 +59,10 @@ func TestExit(t *testing.T) {
 	}
 	// The process gets nothing more, and is replaced.
 	b.eventually(func() bool { after, _, _ := b.run("pid", "{}"); return after != before })
-	if result, err, _ := b.run("catch", "{}"); first(err) != "called process.exit(0)" || result != "" {
+	if result, _, err := b.run("catch", "{}"); first(err) != "called process.exit(0)" || result != "" {
 		t.Errorf("%s %v", result, err)
 	}
-	if _, err, _ := b.run("late", "{}"); err != nil {
+	if _, _, err := b.run("late", "{}"); err != nil {
 		t.Error(err)
 	}
 	b.eventually(func() bool { return b.log.has("called process.exit(1) after its attempt had ended task=late") })
@@ -82,14 +82,14 @@ func TestUnhandled(t *testing.T) {
 	if first(err) != "nobody looked (a promise was rejected and nobody handled it)" || other != nil || !strings.Contains(err.Error(), "reject.js:1:") {
 		t.Errorf("%v; the other: %v", err, other)
 	}
-	if _, err, _ := b.run("late", "{}"); err != nil {
+	if _, _, err := b.run("late", "{}"); err != nil {
 		t.Error(err)
 	}
 	b.eventually(func() bool { return b.log.has("WARN a promise was rejected and nobody handled it: afterwards") })
 	if after, _, _ := b.run("pid", "{}"); after != before {
 		t.Error("a rejected promise ends the process")
 	}
-	_, err, _ = b.run("throw", "{}")
+	_, _, err = b.run("throw", "{}")
 	if first(err) != "from a timer (an exception was thrown where nobody could catch it)" {
 		t.Error(err)
 	}
@@ -116,7 +116,7 @@ func TestAbort(t *testing.T) {
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			result, err, _ = b.runIn(ctx, task, "{}")
+			result, _, err = b.runIn(ctx, task, "{}")
 		}()
 		b.eventually(func() bool { return len(b.log.all()) > log })
 		cancel(cause)
@@ -136,7 +136,7 @@ func TestAbort(t *testing.T) {
 	if _, err := stopped("never", cause); first(err) != "it went on when its abortSignal had fired; its Node process was killed" {
 		t.Error(err)
 	}
-	if after, err, _ := b.run("pid", "{}"); err != nil || after == before {
+	if after, _, err := b.run("pid", "{}"); err != nil || after == before {
 		t.Errorf("%s %v", after, err)
 	}
 	// Another attempt is given back.
@@ -157,7 +157,7 @@ func TestBlocked(t *testing.T) {
 	// It is alone: it was it.
 	ctx, cancel := context.WithTimeoutCause(t.Context(), 100*time.Millisecond, offstage.ErrTimeout)
 	defer cancel()
-	if _, err, _ := b.runIn(ctx, "blocks", "{}"); !strings.HasPrefix(first(err), "it blocked the event loop for ") {
+	if _, _, err := b.runIn(ctx, "blocks", "{}"); !strings.HasPrefix(first(err), "it blocked the event loop for ") {
 		t.Error(err)
 	}
 	// With others in the process, nobody knows; they run alone next.
@@ -167,7 +167,7 @@ func TestBlocked(t *testing.T) {
 	if verb(err) != "crash" || verb(other) != "crash" || !strings.Contains(err.Error(), "one of the 2 jobs in it blocked the event loop") {
 		t.Errorf("%v; the other: %v", err, other)
 	}
-	if _, err, _ := b.run("pid", "{}"); err != nil {
+	if _, _, err := b.run("pid", "{}"); err != nil {
 		t.Error(err)
 	}
 }
@@ -185,23 +185,23 @@ func TestDeath(t *testing.T) {
 	if verb(err) != "crash" || verb(other) != "crash" || !strings.Contains(err.Error(), "its Node process died (signal: killed") {
 		t.Errorf("%v; the other: %v", err, other)
 	}
-	if _, err, _ := b.run("memory", "{}"); verb(err) != "crash" || !strings.Contains(err.Error(), "JavaScript heap out of memory") {
+	if _, _, err := b.run("memory", "{}"); verb(err) != "crash" || !strings.Contains(err.Error(), "JavaScript heap out of memory") {
 		t.Error(err)
 	}
-	if _, err, _ := b.run("abort", "{}"); verb(err) != "crash" {
+	if _, _, err := b.run("abort", "{}"); verb(err) != "crash" {
 		t.Error(err)
 	}
-	shared, err, _ := b.run("pid", "{}")
+	shared, _, err := b.run("pid", "{}")
 	if err != nil {
 		t.Error(err)
 	}
 	// One that has crashed has a process of its own, which is gone when it has ended.
 	alone := worker.WithClaim(t.Context(), worker.Claim{Crashes: 1})
-	own, err, log := b.runIn(alone, "pid", "{}")
+	own, log, err := b.runIn(alone, "pid", "{}")
 	if err != nil || own == shared || len(log) != 1 || !strings.Contains(log[0], "in a Node process of its own") {
 		t.Errorf("%s %s %v %q", own, shared, err, log)
 	}
-	if _, err, _ := b.runIn(alone, "kill", "{}"); verb(err) != "crash" {
+	if _, _, err := b.runIn(alone, "kill", "{}"); verb(err) != "crash" {
 		t.Error(err)
 	}
 	if again, _, _ := b.run("pid", "{}"); again != shared {
@@ -215,7 +215,7 @@ func TestClose(t *testing.T) {
 	b := open(t, map[string]string{"waits.js": waits})
 	done := make(chan error)
 	go func() {
-		_, err, _ := b.run("waits", "{}")
+		_, _, err := b.run("waits", "{}")
 		done <- err
 	}()
 	b.eventually(func() bool { return b.log.has("waiting") })

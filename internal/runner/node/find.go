@@ -43,6 +43,10 @@ func find(ctx context.Context, name, path string) (program, error) {
 	defer cancel()
 	out, err := exec.CommandContext(ctx, path, "--version").Output()
 	if err != nil {
+		var exit *exec.ExitError
+		if errors.As(err, &exit) {
+			err = fmt.Errorf("%w: %.300s", err, bytes.TrimSpace(exit.Stderr))
+		}
 		return program{}, fmt.Errorf("%w: %s --version: %w", ErrNoNode, path, err)
 	}
 	p := program{path: path, version: string(bytes.TrimSpace(out))}

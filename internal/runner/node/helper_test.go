@@ -106,19 +106,19 @@ func open(t testing.TB, files map[string]string, adjust ...func(*Config)) *bench
 }
 
 // run performs an attempt of a task, and gives its result, its error and its log.
-func (b *bench) run(task, payload string, adjust ...func(*offstage.Job)) (string, error, []string) {
+func (b *bench) run(task, payload string, adjust ...func(*offstage.Job)) (string, []string, error) {
 	b.t.Helper()
 	return b.runIn(b.t.Context(), task, payload, adjust...)
 }
 
-func (b *bench) runIn(ctx context.Context, task, payload string, adjust ...func(*offstage.Job)) (string, error, []string) {
+func (b *bench) runIn(ctx context.Context, task, payload string, adjust ...func(*offstage.Job)) (string, []string, error) {
 	job := &offstage.Job{ID: 17, Task: task, Payload: []byte(payload), Attempt: 1, MaxAttempts: 25}
 	for _, f := range adjust {
 		f(job)
 	}
 	log := &logged{}
 	result, err := b.Run(worker.WithLog(ctx, slog.New(log)), job)
-	return string(result), err, log.all()
+	return string(result), log.all(), err
 }
 
 // first is the first line of an error.

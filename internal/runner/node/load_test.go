@@ -38,11 +38,11 @@ func TestExports(t *testing.T) {
 		"cjs": "cjs", "ext": "ext", "esm": "esm", "compiled": "compiled", "twice": "twice", "object": "object",
 		"nested/deep/a": "nested", "await": "await", "order": "js first", "pkg/module": "module.js",
 	} {
-		if result, err, _ := b.run(task, "{}"); err != nil || result != `"`+want+`"` {
+		if result, _, err := b.run(task, "{}"); err != nil || result != `"`+want+`"` {
 			t.Errorf("%s: %s %v", task, result, err)
 		}
 	}
-	if _, err, _ := b.run("nobody", "{}"); err == nil {
+	if _, _, err := b.run("nobody", "{}"); err == nil {
 		t.Error("a task that is not there ran")
 	}
 }
@@ -75,7 +75,7 @@ func TestBrokenFiles(t *testing.T) {
 	if got := slices.Sorted(maps.Keys(b.Unable())); len(got) != 7 {
 		t.Errorf("unable: %q", got)
 	}
-	if result, err, _ := b.run("good", "{}"); err != nil || result != "1" {
+	if result, _, err := b.run("good", "{}"); err != nil || result != "1" {
 		t.Errorf("%s %v", result, err)
 	}
 }
@@ -88,7 +88,7 @@ func TestTypeScript(t *testing.T) {
 		"script.js": `module.exports = () => "js"`,
 	})
 	if b.program.atLeast(22, 6) {
-		if result, err, _ := b.run("typed", `{"name": "Ada"}`); err != nil || result != `"Hello, Ada"` {
+		if result, _, err := b.run("typed", `{"name": "Ada"}`); err != nil || result != `"Hello, Ada"` {
 			t.Errorf("%s %v", result, err)
 		}
 		return

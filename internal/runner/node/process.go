@@ -229,6 +229,7 @@ func (p *process) write(first []byte) {
 		case <-p.calls.Done():
 			return
 		}
+		runtime.Gosched() // slots that are about to start an attempt put it into the same frame
 		p.mu.Lock()
 		frame := p.out
 		if len(frame) == 0 {

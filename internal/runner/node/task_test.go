@@ -23,7 +23,7 @@ func TestResults(t *testing.T) {
 		"object": `{"a":[1,null,"ü\n` + "\u2028" + `"]}`, "zero": "0", "nothing": "", "no": "null", "date": `"1970-01-01T00:00:00.000Z"`, "fn": "",
 		"later": `"later"`, "thenable": `"then"`, "nan": "null",
 	} {
-		if result, err, log := b.run("t", `{"give": "`+give+`"}`); err != nil || result != want || len(log) > 0 {
+		if result, log, err := b.run("t", `{"give": "`+give+`"}`); err != nil || result != want || len(log) > 0 {
 			t.Errorf("%s: %q %v %q", give, result, err, log)
 		}
 	}
@@ -33,7 +33,7 @@ func TestResults(t *testing.T) {
 		"circle": "WARN the task's return value is not stored, because it is not JSON: Converting circular structure to JSON",
 		"huge":   "WARN the task's return value is not stored, because it has 2097154 characters, and 1048576 are the most",
 	} {
-		if result, err, log := b.run("t", `{"give": "`+give+`"}`); err != nil || result != "" || !slices.Equal(log, []string{want}) {
+		if result, log, err := b.run("t", `{"give": "`+give+`"}`); err != nil || result != "" || !slices.Equal(log, []string{want}) {
 			t.Errorf("%s: %q %v %q", give, result, err, log)
 		}
 	}
@@ -57,12 +57,12 @@ func TestErrors(t *testing.T) {
 		"circle": "threw an object that is no Error: <ref *1> { self: [Circular *1] }", "bad": "x", "empty": "Error", "mine": "mine", "object": "like an error",
 		"symbol": "threw a symbol that is no Error: Symbol(s)", "many": "several", "self": "self", "evil": "threw ", "proxy": "threw ",
 	} {
-		result, err, log := b.run("t", `{"throw": "`+what+`"}`)
+		result, log, err := b.run("t", `{"throw": "`+what+`"}`)
 		if err == nil || result != "" || !strings.HasPrefix(first(err), want) || len(log) > 0 {
 			t.Errorf("%s: %q %v %q", what, result, err, log)
 		}
 	}
-	_, err, _ := b.run("t", `{"throw": "error"}`)
+	_, _, err := b.run("t", `{"throw": "error"}`)
 	for _, want := range []string{"\n    at deep (", "t.js:6:", "\ncaused by: middle\n    (TypeError)\n    at deep", "\ncaused by: threw a string: a string"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("no %q in\n%v", want, err)
@@ -71,13 +71,13 @@ func TestErrors(t *testing.T) {
 	if strings.Contains(err.Error(), "node:internal") || strings.Contains(err.Error(), "main.cjs") {
 		t.Errorf("frames of ours:\n%v", err)
 	}
-	if _, err, _ := b.run("t", `{"throw": "mine"}`); !strings.Contains(err.Error(), "mine\n    (Mine, code 23505, detail: Key (a)=(1) exists.)\n") {
+	if _, _, err := b.run("t", `{"throw": "mine"}`); !strings.Contains(err.Error(), "mine\n    (Mine, code 23505, detail: Key (a)=(1) exists.)\n") {
 		t.Error(err)
 	}
-	if _, err, _ := b.run("t", `{"throw": "many"}`); !strings.Contains(err.Error(), "among them: one") || !strings.Contains(err.Error(), "among them: threw a number") {
+	if _, _, err := b.run("t", `{"throw": "many"}`); !strings.Contains(err.Error(), "among them: one") || !strings.Contains(err.Error(), "among them: threw a number") {
 		t.Error(err)
 	}
-	if _, err, _ := b.run("sync", `{}`); first(err) != "at once" {
+	if _, _, err := b.run("sync", `{}`); first(err) != "at once" {
 		t.Error(err)
 	}
 }
@@ -89,18 +89,18 @@ func TestBatch(t *testing.T) {
 		"wrong.js": `module.exports = async (all) => [1]`,
 		"plain.js": `module.exports = async (all) => [1, 2]`,
 	})
-	_, err, _ := b.run("batch", "[{\"a\": 1.50},\n {\"no\": 1, \"x\": 1e2}, {\"no\": 2}]")
+	_, _, err := b.run("batch", "[{\"a\": 1.50},\n {\"no\": 1, \"x\": 1e2}, {\"no\": 2}]")
 	var partial *worker.PartialError
 	if !errors.As(err, &partial) || string(partial.Left) != `[{"no":1,"x":1e2},{"no":2}]` || err.Error() != "Batch failures:\none\na string" {
 		t.Errorf("%+v %v", partial, err)
 	}
-	if result, err, _ := b.run("batch", `[{"a": 1}]`); err != nil || result != `[{"a":1}]` {
+	if result, _, err := b.run("batch", `[{"a": 1}]`); err != nil || result != `[{"a":1}]` {
 		t.Errorf("%s %v", result, err)
 	}
-	if result, err, log := b.run("wrong", `[1, 2]`); err != nil || result != "" || len(log) != 1 || !strings.Contains(log[0], "array of 1 for a payload of 2") {
+	if result, log, err := b.run("wrong", `[1, 2]`); err != nil || result != "" || len(log) != 1 || !strings.Contains(log[0], "array of 1 for a payload of 2") {
 		t.Errorf("%s %v %q", result, err, log)
 	}
-	if result, err, _ := b.run("plain", `{}`); err != nil || result != "[1,2]" {
+	if result, _, err := b.run("plain", `{}`); err != nil || result != "[1,2]" {
 		t.Errorf("%s %v", result, err)
 	}
 }
@@ -120,13 +120,13 @@ func TestLog(t *testing.T) {
 		"late.js":    `module.exports = () => { setTimeout(() => console.log("too late"), 20); return 1 }`,
 		"outside.js": `console.log("while loading"); module.exports = () => require("child_process").execSync("echo from a child >&2", { stdio: "inherit" })`,
 	})
-	_, err, log := b.run("t", "{}")
+	_, log, err := b.run("t", "{}")
 	want := []string{"INFO out 1", "ERROR err", "ERROR e2", "INFO begun ended", "INFO lastü", "ERROR e", "WARN w", "INFO two", "INFO lines", "INFO { a: 1 }",
 		"INFO scoped id=7 label=mail meta={ more: true }", "INFO no newline", "INFO no newline"}
 	if err != nil || !slices.Equal(log, want) {
 		t.Errorf("%v\n%q\n%q", err, log, want)
 	}
-	_, err, log = b.run("much", "{}")
+	_, log, err = b.run("much", "{}")
 	size := 0
 	for _, line := range log {
 		size += len(line)
@@ -137,7 +137,7 @@ func TestLog(t *testing.T) {
 	if !slices.ContainsFunc(log, func(l string) bool { return strings.Contains(l, "of the task's output were dropped here") }) {
 		t.Error("nothing is said of what was dropped")
 	}
-	if _, err, log := b.run("late", "{}"); err != nil || len(log) > 0 {
+	if _, log, err := b.run("late", "{}"); err != nil || len(log) > 0 {
 		t.Errorf("%v %q", err, log)
 	}
 	b.eventually(func() bool { return b.log.has("INFO too late task=late") })
@@ -150,7 +150,7 @@ func TestJob(t *testing.T) {
 	b := open(t, map[string]string{"t.js": `module.exports = async (payload, helpers) => ({ ...helpers.job, same: payload === helpers.job.payload,
 		dates: helpers.job.run_at instanceof Date, queue: await helpers.getQueueName(), keys: Object.keys({ ...helpers }).sort() })`})
 	at := time.UnixMilli(1700000000123)
-	result, err, _ := b.run("t", "{\n\"a\": 1}", func(j *offstage.Job) {
+	result, _, err := b.run("t", "{\n\"a\": 1}", func(j *offstage.Job) {
 		j.ID, j.RunAt, j.AddedAt = 9007199254740993, at, at
 		j.Attempt, j.MaxAttempts, j.Priority, j.Flags, j.LastError, j.Key = 2, 3, -4, []string{"f"}, "oh \"no\"", "k"
 	})
@@ -165,7 +165,7 @@ func TestJob(t *testing.T) {
 		}
 	}
 	for _, payload := range []string{"null", "17", `"text"`, "[]", `{"__proto__": 1}`, "1e400"} {
-		if _, err, _ := b.run("t", payload); err != nil {
+		if _, _, err := b.run("t", payload); err != nil {
 			t.Errorf("%s: %v", payload, err)
 		}
 	}

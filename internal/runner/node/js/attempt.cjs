@@ -197,9 +197,10 @@ class Attempt {
     return made.reporting;
   }
 
-  // helpers: own properties, because tasks spread and destructure them.
+  // helpers: own properties, because tasks spread and destructure them; getters for what is dear to make.
   get helpers() {
     const attempt = this;
+    const { withPgClient, query } = this.host.database;
     return {
       get job() {
         return attempt.job;
@@ -207,23 +208,19 @@ class Attempt {
       get logger() {
         return attempt.logger;
       },
+      withPgClient,
+      query,
+      addJob: (identifier, payload, spec) => attempt.addJob(identifier, payload, spec),
+      addJobs: (specs, preserveRunAt) => attempt.addJobs(specs, preserveRunAt),
+      getQueueName: (id) => attempt.getQueueName(id),
+      progress: (percent, message) => attempt.progress(percent, message),
+      debug: (text, ...args) => attempt.logger.debug(format(text, ...args)),
       get abortSignal() {
         return attempt.signal;
       },
       get abortPromise() {
         return attempt.abortPromise;
       },
-      get withPgClient() {
-        return attempt.host.database.withPgClient;
-      },
-      get query() {
-        return attempt.host.database.query;
-      },
-      addJob: (identifier, payload, spec) => attempt.addJob(identifier, payload, spec),
-      addJobs: (specs, preserveRunAt) => attempt.addJobs(specs, preserveRunAt),
-      getQueueName: (id) => attempt.getQueueName(id),
-      progress: (percent, message) => attempt.progress(percent, message),
-      debug: (text, ...args) => attempt.logger.debug(format(text, ...args)),
     };
   }
 }

@@ -98,7 +98,7 @@ function perform(item) {
 // --- what tasks do to the process
 
 // A process that a task wanted to end, or left in an unknown state, gets no more work, and is replaced when its other
-// attempts have ended.
+// attempts have ended. It is said before the attempt's end, which makes room for another one.
 const retire = (why) => wire.say(`x0 ${JSON.stringify(why)}\n`);
 
 class Exit extends Error {}
@@ -107,9 +107,9 @@ process.exit = (code = process.exitCode ?? 0) => {
   const store = current.getStore();
   const error = new Exit(`called process.exit(${code})`);
   if (store instanceof Attempt) {
+    retire(`task ${store.task.name} ${error.message}`);
     if (store.ended) log("warn", `the task ${error.message} after its attempt had ended`, store.task.name);
     else store.fail(error);
-    retire(`task ${store.task.name} ${error.message}`);
   } else if (!store) {
     log("warn", `something outside of any attempt ${error.message}`);
     retire(error.message);
@@ -129,9 +129,9 @@ process.on("uncaughtException", (thrown) => {
   if (thrown instanceof Exit) return;
   const store = current.getStore();
   const name = store instanceof Attempt ? store.task.name : store?.name;
+  retire(`an exception was thrown where nobody could catch it${name ? `, by task ${name}` : ""}`);
   if (store instanceof Attempt && !store.ended) store.fail(unhandled("an exception was thrown where nobody could catch it", thrown));
   else log("error", `an exception was thrown where nobody could catch it: ${describe(thrown)}`, name);
-  retire(`an exception was thrown where nobody could catch it${name ? `, by task ${name}` : ""}`);
 });
 
 // unhandled keeps the message in front, where people look for it.

@@ -14,8 +14,10 @@ class Wire {
     this.held = []; // the beginning of a line that has not ended
     this.flushing = false;
     this.flush = this.flush.bind(this);
-    this.socket = new Socket({ fd: 3, readable: true, writable: true });
-    this.socket.on("data", (chunk) => this.take(chunk, onFrame));
+    // One buffer for all that comes: a new one for each piece kept the garbage collector busy.
+    const onread = { buffer: Buffer.allocUnsafeSlow(64 << 10), callback: (n, buffer) => this.take(buffer.subarray(0, n), onFrame) };
+    this.socket = new Socket({ fd: 3, readable: true, writable: true, onread });
+    this.socket.resume();
     this.socket.on("error", onEnd);
     this.socket.on("close", onEnd);
     this.socket.on("end", onEnd);
@@ -26,15 +28,15 @@ class Wire {
     for (let to; (to = chunk.indexOf(newline, from)) >= 0; from = to + 1) {
       let line;
       if (this.held.length > 0) {
-        this.held.push(chunk.subarray(from, to));
-        line = Buffer.concat(this.held).toString();
+        line = Buffer.concat([...this.held, chunk.subarray(from, to)]).toString();
         this.held = [];
       } else {
         line = chunk.toString("utf8", from, to);
       }
       onFrame(parse(line));
     }
-    if (from < chunk.length) this.held.push(from === 0 ? chunk : chunk.subarray(from));
+    if (from < chunk.length) this.held.push(Buffer.from(chunk.subarray(from)));
+    return true; // go on reading
   }
 
   // say sends a line, together with all others of this turn of the event loop.
