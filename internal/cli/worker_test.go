@@ -127,12 +127,20 @@ func TestDevReloads(t *testing.T) {
 	s := newStage(t)
 	errs, stop := s.start("dev", "--node-processes", "1")
 	s.eventually(func() bool { return strings.Contains(errs.String(), "there is no directory ./tasks") })
+	// However many looks a change takes, and whoever of the two workers takes the first jobs.
 	answers := func(task, want string) {
 		t.Helper()
 		id := s.add(task, nil)
 		s.eventually(func() bool {
 			st, err := s.client.Status(t.Context(), id)
-			return err == nil && st.Outcome == offstage.OutcomeSucceeded && string(st.Result) == want
+			if err != nil || st.Outcome != offstage.OutcomeSucceeded {
+				return false
+			}
+			if string(st.Result) == want {
+				return true
+			}
+			id = s.add(task, nil)
+			return false
 		})
 	}
 	s.script("hello.js", "module.exports = () => 'one'\n")
