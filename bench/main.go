@@ -31,6 +31,7 @@ type options struct {
 	timeout       time.Duration
 	self          bool
 	json          bool
+	javascript    bool
 }
 
 // scenarios in the order they run.
@@ -84,6 +85,7 @@ func parseOptions(args []string) (o options, err error) {
 	f.DurationVar(&o.seconds, "seconds", 3*time.Second, "`duration` of add-single")
 	f.DurationVar(&o.timeout, "timeout", 5*time.Minute, "longest `duration` of one measurement")
 	f.BoolVar(&o.self, "self", false, "compare graphile-worker with itself, to check the harness: every ratio should be 1")
+	f.BoolVar(&o.javascript, "javascript", false, "let our worker perform the same task in JavaScript, as graphile-worker does")
 	f.BoolVar(&o.json, "json", false, "print JSON")
 	if err := f.Parse(args); err != nil {
 		return o, err
@@ -123,7 +125,7 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
-	var own system = &ours{}
+	var own system = &ours{javascript: o.javascript}
 	if o.self {
 		same := *other
 		same.label += " (itself)"

@@ -2,21 +2,32 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"log/slog"
 	"os"
 	"os/exec"
+	"path/filepath"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/offstage-dev/offstage"
+	"github.com/offstage-dev/offstage/internal/runner/node"
+	"github.com/offstage-dev/offstage/internal/runner/tasks"
 	"github.com/offstage-dev/offstage/schema"
 	"github.com/offstage-dev/offstage/worker"
 )
 
 // ours is Offstage. Every use of its public API in this module is in this file.
-type ours struct{}
+type ours struct {
+	javascript bool // the worker's task is one in JavaScript
+}
 
-func (*ours) title() string  { return "offstage" }
+func (o *ours) title() string {
+	if o.javascript {
+		return "offstage (JavaScript)"
+	}
+	return "offstage"
+}
 func (*ours) schema() string { return schema.Default }
 func (*ours) jobs() string   { return schema.Default + "_private.job" }
 
@@ -32,6 +43,7 @@ func (*ours) install(ctx context.Context, url string) error {
 
 func (o *ours) command(config *agentConfig) *exec.Cmd {
 	config.System = "offstage"
+	config.JavaScript = o.javascript
 	config.Schema = o.schema()
 	return selfCommand()
 }
@@ -48,6 +60,9 @@ func keepNothing(ctx context.Context, b *block) error {
 // newWorking is a worker with nothing tuned.
 func newWorking(c *child) (role, error) {
 	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})))
+	if c.config.JavaScript {
+		return newScripted(c)
+	}
 	w, err := worker.New(c.pool, worker.Config{})
 	if err != nil {
 		return nil, err
@@ -57,6 +72,45 @@ func newWorking(c *child) (role, error) {
 		counting.handled(job.ID)
 		return struct{}{}, nil
 	})
+	return counting, nil
+}
+
+// newScripted is such a worker for a task in JavaScript that does nothing. A job counts when the worker has heard that it is
+// done, which in latency is half a round trip to Node too late.
+func newScripted(c *child) (role, error) {
+	dir, err := os.MkdirTemp("", "offstage-bench-")
+	if err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(filepath.Join(dir, c.config.Task+".js"), []byte("module.exports = (payload, helpers) => {}\n"), 0o600); err != nil {
+		return nil, err
+	}
+	found, err := tasks.Read(dir)
+	if err != nil {
+		return nil, err
+	}
+	runner, err := node.Start(context.Background(), found, node.Config{Pool: c.pool, Jobs: 10})
+	if err != nil {
+		return nil, err
+	}
+	counting := &working{child: c}
+	w, err := worker.New(c.pool, worker.Config{Runners: []worker.Runner{runner}, Middleware: []func(worker.Handler) worker.Handler{
+		func(next worker.Handler) worker.Handler {
+			return func(ctx context.Context, job *offstage.Job) (json.RawMessage, error) {
+				result, err := next(ctx, job)
+				counting.handled(job.ID)
+				return result, err
+			}
+		},
+	}})
+	if err != nil {
+		return nil, err
+	}
+	counting.run = func(ctx context.Context) error {
+		defer os.RemoveAll(dir)
+		defer runner.Close()
+		return w.Run(ctx)
+	}
 	return counting, nil
 }
 

@@ -25,6 +25,8 @@ type agentConfig struct {
 	Millis  int `json:"millis"`  // single: how long to add
 	Chunk   int `json:"chunk"`   // bulk: jobs a call
 
+	JavaScript bool `json:"javascript,omitempty"` // worker, ours: the task is one in JavaScript
+
 	PeerModule string         `json:"peer_module,omitempty"`
 	Settings   map[string]any `json:"settings,omitempty"` // of the peer's worker
 }

@@ -224,7 +224,7 @@ func TestClose(t *testing.T) {
 		t.Error(err)
 	}
 	b.closed = make(chan struct{}) // for the end of the test, which closes it once more
-	if _, err := b.take(ended(t)); verb(err) != "release" {
+	if _, err := b.take(ended(t), "waits"); verb(err) != "release" {
 		t.Error(err)
 	}
 }

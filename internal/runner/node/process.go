@@ -167,11 +167,14 @@ func shutdown(conn *os.File) {
 	}
 }
 
-// weight orders processes by what they have to do.
-func (p *process) weight() int64 {
+// weight orders processes by what they have to do, for an attempt of a task.
+func (p *process) weight(task string) int64 {
 	weight := p.load.Load()
 	if since := p.since.Load(); since != 0 && time.Now().UnixNano()-since > int64(sluggish) {
 		weight += 1 << 32
+	}
+	if len(p.failed) > 0 && p.failed[task] != "" {
+		weight += 1 << 40
 	}
 	return weight
 }

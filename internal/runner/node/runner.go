@@ -218,7 +218,7 @@ func (r *Runner) Run(ctx context.Context, job *offstage.Job) (json.RawMessage, e
 		return r.alone(ctx, index, job, claim)
 	}
 	for {
-		p, err := r.take(ctx)
+		p, err := r.take(ctx, job.Task)
 		if err != nil {
 			return nil, err
 		}
@@ -262,14 +262,15 @@ func putOff(ctx context.Context, err error) error {
 
 var errClosed = errors.New("the Node processes are ending")
 
-// take is the process that has the least to do, those last whose event loop does not turn. It waits for one.
-func (r *Runner) take(ctx context.Context) (*process, error) {
+// take is the process that has the least to do for a task: those last whose event loop does not turn, and those in which the
+// task did not load. It waits for one.
+func (r *Runner) take(ctx context.Context, task string) (*process, error) {
 	for {
 		r.mu.Lock()
 		var best *process
 		var least int64
 		for _, p := range r.ready {
-			if weight := p.weight(); best == nil || weight < least {
+			if weight := p.weight(task); best == nil || weight < least {
 				best, least = p, weight
 			}
 		}
