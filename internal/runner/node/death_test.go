@@ -234,3 +234,28 @@ func ended(t *testing.T) context.Context {
 	cancel()
 	return ctx
 }
+
+// A file that was broken since the worker has started spends no attempts of its jobs.
+func TestBrokenSince(t *testing.T) {
+	t.Parallel()
+	b := open(t, map[string]string{"exit.js": `module.exports = () => process.exit(1)`, "good.js": `module.exports = () => process.pid`})
+	before, _, err := b.run("good", "{}")
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, b.dir, map[string]string{"good.js": `module.exports = (`})
+	if _, _, err := b.run("exit", "{}"); err == nil {
+		t.Error("no error")
+	}
+	b.eventually(func() bool {
+		result, log, err := b.run("good", "{}")
+		if err == nil && result == before { // the process was not given up yet
+			return false
+		}
+		if verb(err) != "snooze" || len(log) != 1 || !strings.Contains(log[0], "the file of the task does not load any more") {
+			t.Errorf("%q %v %q", result, err, log)
+		}
+		return true
+	})
+	b.eventually(func() bool { return b.log.has("a task does not load any more; its jobs are put off task=good") })
+}
