@@ -35,6 +35,9 @@ var layers = map[string][]string{
 	},
 	"cmd/offstage": {"internal/cli"},
 
+	"examples/postgraphile":          {"internal/devpg"},
+	"examples/postgraphile/goworker": {"worker"},
+
 	// Tests alone.
 	"compat": {}, "e2e": {}, "soak": {},
 }
