@@ -13,11 +13,12 @@ const [url, topic] = args;
 const authorization = `Bearer ${process.env.TOKEN}`;
 
 // PostGraphile 4 calls the primary key id; PostGraphile 5 with the Amber preset calls it rowId, and the global id id.
-const report = `id: ${v4 ? "id" : "rowId"} city status result`;
+const report = v4 ? "nodeId id city status result" : "nodeId: id id: rowId city status result";
 
 const subscription = /* GraphQL */ `
   subscription ($topic: String!) {
     listen(topic: $topic, initialEvent: true) {
+      relatedNodeId
       relatedNode { ... on Report { ${report} } }
     }
   }`;
@@ -52,7 +53,7 @@ async function listen() {
     // The event says "look again", no more: what there is to see, the server answers under our own rights. That is also
     // why the first event, which comes with the subscription itself, needs no code of its own.
     const { allReports } = await fetchGraphQL(mine);
-    print({ event: { relatedNode: data.listen.relatedNode, reports: allReports.nodes } });
+    print({ event: { ...data.listen, reports: allReports.nodes } });
   }
 }
 

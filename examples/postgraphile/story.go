@@ -31,6 +31,7 @@ type client struct {
 }
 
 type report struct {
+	NodeID string          `json:"nodeId"`
 	ID     string          `json:"id"`
 	City   string          `json:"city"`
 	Status string          `json:"status"`
@@ -39,8 +40,9 @@ type report struct {
 
 // event is what the client has after the subscription told it something.
 type event struct {
-	RelatedNode *report  `json:"relatedNode"` // the row that the notification names, if this person may see it
-	Reports     []report `json:"reports"`     // all that this person may see
+	RelatedNodeID string   `json:"relatedNodeId"`
+	RelatedNode   *report  `json:"relatedNode"` // the row that the notification names, if this person may see it
+	Reports       []report `json:"reports"`     // all that this person may see
 }
 
 // join starts a client for a person, and waits until it is subscribed.
@@ -178,6 +180,8 @@ func (e event) fulfils(asked report) error {
 		return fmt.Errorf("the event names no row that can be seen; it should name report %s", asked.ID)
 	case r.ID != asked.ID || r.City != asked.City || r.Status != "succeeded":
 		return fmt.Errorf("the event brings %+v; it should bring report %s of %s, succeeded", *r, asked.ID, asked.City)
+	case r.NodeID != e.RelatedNodeID:
+		return fmt.Errorf("the event names the node %s; the report's own id is %s", e.RelatedNodeID, r.NodeID)
 	default:
 		var sales struct {
 			Count int
