@@ -413,6 +413,7 @@ Where another schema name was chosen (´offstage migrate --schema …´), it sta
 * [Options of a job](#options-of-a-job) · [Job keys](#job-keys) · [Retry policies](#retry-policies) ·
   [States and outcomes](#states-and-outcomes) · [Channels](#channels) · [Rights](#rights) · [For workers](#for-workers)
 * How a job travels: [lifecycle.md](lifecycle.md)
+* How clients hear of its end: [notify.md](notify.md)
 
 `
 

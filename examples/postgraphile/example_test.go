@@ -14,6 +14,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	_ "github.com/offstage-dev/offstage/internal/cli" // what the programs are made of: the test cache sees its changes
 	"github.com/offstage-dev/offstage/internal/pgtest"
 )
 
@@ -53,6 +54,14 @@ func newStage(t *testing.T, v4 bool) testStage {
 	t.Helper()
 	if err := build(); err != nil {
 		t.Fatal(err)
+	}
+	// The test cache sees what this process looks at, not what its children read.
+	for _, file := range []string{
+		"client.mjs", "graphile.config.mjs", "package-lock.json", "tasks/sales_report.js", "goworker/main.go", "v4/server.js", "v4/package-lock.json",
+	} {
+		if _, err := os.Stat(file); err != nil {
+			t.Fatal(err)
+		}
 	}
 	server := pgtest.Server(t, nil)
 	s := &stage{dir: ".", bin: scratch, v4: v4}

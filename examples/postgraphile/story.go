@@ -20,7 +20,7 @@ const (
 const adasTopic = "person:1"
 
 // patience bounds each step of the story.
-const patience = 20 * time.Second
+const patience = 30 * time.Second
 
 // client is client.mjs at work: somebody's page.
 type client struct {
@@ -159,7 +159,7 @@ func (s *stage) tell(ctx context.Context, out io.Writer) error {
 		}
 		say("Bob   the same event                  he sees %d reports", len(e.Reports))
 		if e.RelatedNode != nil || len(e.Reports) > 0 {
-			wrong = append(wrong, fmt.Errorf("Bob sees a report of Ada's: %+v", e))
+			wrong = append(wrong, fmt.Errorf("what Bob got shows him a report of Ada's: %+v", e))
 		}
 	}
 	// The event of the second report came after all of the first: had there been two, they would be here.

@@ -6,7 +6,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"os"
 	"os/signal"
 	"syscall"
@@ -37,7 +36,6 @@ func run(ctx context.Context) error {
 		return err
 	}
 	worker.Handle(w, "sales_report", reports{pool}.fill)
-	slog.Info("working", "tasks", w.Tasks())
 	return w.Run(ctx)
 }
 
