@@ -19,7 +19,7 @@ import (
 )
 
 // kinds are what the task is written in.
-var kinds = []string{"go"}
+var kinds = []string{"go", "js"}
 
 // scratch holds the programs; it goes away with the run.
 var scratch string
