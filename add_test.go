@@ -299,6 +299,34 @@ func TestTransactions(t *testing.T) {
 	}
 }
 
+// Specs that differ in their payloads only take a way of their own; what they say arrives all the same.
+func TestAddManyAlike(t *testing.T) {
+	s := newStage(t)
+	at := time.Now().Add(time.Hour).Truncate(time.Microsecond)
+	o := offstage.Options{Queue: "q, \"x\"", RunAt: at, MaxAttempts: 3, Priority: -7, Flags: []string{"a b", `c"\d`}, Timeout: time.Minute, Keep: "none", Traceparent: "00-1"}
+	specs := []offstage.Spec{
+		{Task: "t", Payload: map[string]any{"x": "<\u2028é"}, Options: o}, {Task: "t", Options: o}, {Task: "t", Payload: json.RawMessage(`{"a" : 1, "a": 2}`), Options: o},
+	}
+	ids, err := s.client.AddMany(s.ctx(), specs)
+	if err != nil || len(ids) != 3 || ids[0] >= ids[1] || ids[1] >= ids[2] {
+		t.Fatalf("ids are %v, %v", ids, err)
+	}
+	got := one[string](s, `select string_agg(concat_ws(' ', j.payload, q.name, extract(epoch from j.run_at - $2), j.max_attempts, j.priority, j.flags, j.options ->> 'timeout',
+		j.options ->> 'keep', j.options ->> 'traceparent'), E'\n' order by j.id)
+		from offstage_private.job j join offstage_private.queue q on q.id = j.queue_id where j.id = any ($1)`, ids, at)
+	const all = ` q, "x" 0.000000 3 -7 {"a b": true, "c\"\\d": true} 60.000000 s none 00-1`
+	want := `{"x":"\u003c\u2028é"}` + all + "\n{}" + all + "\n" + `{"a" : 1, "a": 2}` + all
+	if got != want {
+		t.Errorf("they are\n%s\nexpected\n%s", got, want)
+	}
+	if _, err := s.client.AddMany(s.ctx(), []offstage.Spec{{Task: "t"}, {Task: "t", Payload: make(chan int)}}); err == nil || !strings.Contains(err.Error(), "spec 1") {
+		t.Errorf("a payload that is not JSON gives %v", err)
+	}
+	if n := one[int](s, "select count(*) from offstage_private.job"); n != 3 {
+		t.Errorf("there are %d jobs", n)
+	}
+}
+
 func TestAddManyInOrder(t *testing.T) {
 	s := newStage(t)
 	const n = 10_000

@@ -513,6 +513,7 @@ Values may be added, never taken away.
 | the job's ´notify_channel´ | ´{"event": "job:complete", "subject": "7", "id": "7", "outcome": "succeeded", "__node__": ["JobRequest", 17]}´ | the job has ended, with whatever outcome. Sent by the transaction that ends it; never has payload, result or error in it. ´__node__´ only where ´notify_node´ was given |
 | ´offstage:settled´ | ´offstage:7´, schema and job | a job that is awaited (´await_job´) has ended |
 | ´offstage:wake´ | the schema | there may be something to claim; for workers |
+| ´offstage:due´ | the schema | a job will be due within three seconds, or a queue is to be handed on; for workers |
 | ´offstage:cancel´ | the schema | a running job is to stop; for workers |
 
 Notifications are hints: listen first, then look (´job_status´), and look now and then.

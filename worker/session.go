@@ -143,7 +143,7 @@ func (s *session) run(ctx context.Context, once bool) error {
 		Period: func() time.Duration { return time.Duration(s.period.Load()) },
 	}
 	keepers.Go(func() error { return chores.Run(alive) })
-	listener := wake.Listener{Connect: s.w.connect, Channels: []string{"offstage:wake", "offstage:cancel"}, On: s.heard, Log: s.log}
+	listener := wake.Listener{Connect: s.w.connect, Channels: []string{"offstage:wake", "offstage:due", "offstage:cancel"}, On: s.heard, Log: s.log}
 	keepers.Go(func() error { return listener.Run(alive) })
 
 	var runners errgroup.Group
@@ -273,12 +273,17 @@ func (s *session) heard(channel, payload string) {
 	if channel != "" && payload != s.cfg.Schema {
 		return
 	}
-	if channel == "offstage:cancel" {
+	switch channel {
+	case "offstage:cancel":
 		kick(s.beatNow)
-		return
+	case "offstage:due":
+		kick(s.chore)
+	case "offstage:wake":
+		s.wakeUp()
+	default: // connected: anything may have been missed
+		kick(s.chore)
+		s.wakeUp()
 	}
-	kick(s.chore)
-	s.wakeUp()
 }
 
 func (s *session) signOff() {

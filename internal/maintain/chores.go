@@ -18,7 +18,7 @@ const (
 	promoteAtLeast = 2 * time.Second // add_job wakes workers for what is due within three
 	promoteBatch   = 1000
 	tidyEvery      = time.Minute
-	settleDown     = 25 * time.Millisecond
+	settleDown     = 5 * time.Millisecond // kicks come one a job where many are added that are due soon
 )
 
 // Chores are one worker's.
@@ -90,7 +90,6 @@ func (c *Chores) session(ctx context.Context, failures *int) error {
 			timer.Stop()
 			return nil
 		case <-c.Kick:
-			// Whatever it was, it must not compete with the claim that the same wake has caused; and there may be many.
 			timer.Reset(settleDown)
 			select {
 			case <-ctx.Done():

@@ -87,8 +87,9 @@ begin
   end if;
 end $$;
 
--- Gives a job that may run a place: a ticket, or a row in scheduled while its time has not come. Timers of workers
--- look again within two seconds, so that only what is due sooner must wake them.
+-- Gives a job that may run a place: a ticket, or a row in scheduled while its time has not come. promote() looks again
+-- within two seconds, so that only what is due sooner must be told: on a channel of its own, because a look at scheduled
+-- after each wake would be in the way of the next job.
 create or replace function offstage_private.place(j offstage_private.job, at timestamptz, job_ctid tid default null) returns void
 language plpgsql as $$
 begin
@@ -100,7 +101,7 @@ begin
     insert into offstage_private.scheduled (run_at, job_id, lane_id, queue_id, priority)
     values (j.run_at, j.id, j.lane_id, j.queue_id, j.priority);
     if j.run_at < at + interval '3 s' then
-      perform pg_notify('offstage:wake', 'offstage');
+      perform pg_notify('offstage:due', 'offstage');
     end if;
   end if;
 end $$;

@@ -310,10 +310,9 @@ begin
   select bool_or(a.run_at > at and a.run_at < at + interval '3 s'), array_agg(distinct a.task_id) filter (where a.run_at <= at)
   into r from added a;
   if r.bool_or then
-    perform pg_notify('offstage:wake', 'offstage');
-  else
-    perform offstage_private.wake(t) from unnest(r.array_agg) t;  -- equal notifications of a transaction are sent once
+    perform pg_notify('offstage:due', 'offstage');
   end if;
+  perform offstage_private.wake(t) from unnest(r.array_agg) t;  -- equal notifications of a transaction are sent once
 
   -- Reads no job again: two SERIALIZABLE callers do not disturb each other.
   return query
@@ -335,6 +334,68 @@ begin
       join offstage_private.task t on t.id = k.task_id
       join unnest(ids) with ordinality i (id, ord) on i.id = k.id
     ) x order by x.ord;
+end $$;
+
+-- Adds one job for each element of a JSON array of payloads, all alike otherwise, and answers their ids in that order: the
+-- fast way to add in bulk. Arguments as in add_job; no keys. Raises what add_job raises, and 22023 when payloads is no array.
+create or replace function offstage.add_many(
+  identifier text,
+  payloads json,
+  queue_name text default null,
+  run_at timestamptz default null,
+  max_attempts integer default null,
+  priority integer default null,
+  flags text[] default null,
+  options json default null
+) returns bigint[]
+language plpgsql as $$
+declare
+  task integer := offstage_private.task_id(identifier);
+  queue integer;
+  flag_set jsonb := offstage_private.flag_set(flags);
+  lane integer;
+  due timestamptz := coalesce(run_at, now());
+  at timestamptz := offstage_private.clock();
+  ids bigint[];
+  ctids tid[];
+begin
+  if json_typeof(payloads) is distinct from 'array' then
+    raise invalid_parameter_value using message = format('payloads must be a JSON array, not %s', coalesce(json_typeof(payloads), 'null')),
+      hint = 'One element a job, such as [{"to": "a@example.com"}, {"to": "b@example.com"}].';
+  end if;
+  if max_attempts::smallint <= 0 then
+    raise check_violation using message = format('max_attempts is %s, at least 1 is needed', max_attempts),
+      constraint = 'jobs_max_attempts_check';
+  end if;
+  if options is not null then
+    perform offstage_private.check_options(options);
+  end if;
+  if queue_name is not null then
+    queue := offstage_private.queue_id(queue_name);
+  end if;
+  lane := offstage_private.lane_id(task, flag_set);
+  with added as (
+    insert into offstage_private.job (id, run_at, added_at, updated_at, task_id, lane_id, queue_id, priority, max_attempts, payload, flags, options)
+    select nextval('offstage_private.job_id'), due, now(), now(), task, lane, queue, coalesce(add_many.priority, 0), add_many.max_attempts, p.payload,
+      flag_set, add_many.options
+    from json_array_elements(payloads) p (payload)
+    returning id, ctid
+  )
+  select array_agg(a.id), array_agg(a.ctid) into ids, ctids from added a;
+  if ids is null then
+    return '{}';
+  elsif due <= at then
+    insert into offstage_private.ticket (run_at, job_id, lane_id, queue_id, priority, job_ctid)
+    select due, u.id, lane, queue, coalesce(add_many.priority, 0), u.job_ctid from unnest(ids, ctids) u (id, job_ctid);
+    perform offstage_private.wake(task);
+  else
+    insert into offstage_private.scheduled (run_at, job_id, lane_id, queue_id, priority)
+    select due, u.id, lane, queue, coalesce(add_many.priority, 0) from unnest(ids) u (id);
+    if due < at + interval '3 s' then
+      perform pg_notify('offstage:due', 'offstage');
+    end if;
+  end if;
+  return ids;
 end $$;
 
 -- Takes the job with this key away. A running one keeps running, loses its key and will not be tried again.

@@ -382,8 +382,9 @@ begin
     slot_claims := slot_claims || batch.slot_claims;
     slot_queues := slot_queues || batch.slot_queues;
     if batch.soon then
-      perform pg_notify('offstage:wake', 'offstage');
-    elsif batch.tasks is not null then
+      perform pg_notify('offstage:due', 'offstage');
+    end if;
+    if batch.tasks is not null then
       foreach t in array batch.tasks loop
         perform offstage_private.wake(t);
       end loop;

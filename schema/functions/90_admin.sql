@@ -189,7 +189,7 @@ declare
 begin
   update offstage_private.queue_setting o set paused = false where o.queue_id = q;
   insert into offstage_private.handover (queue_id, due_at) values (q, offstage_private.clock());
-  perform pg_notify('offstage:wake', 'offstage');
+  perform pg_notify('offstage:due', 'offstage');
 end $$;
 
 -- Sets how many jobs of a queue may run at a time, over all workers; 1 by default. Raises 23514 below 1.
@@ -201,7 +201,7 @@ begin
   insert into offstage_private.queue_setting as o (queue_id, concurrency) values (q, configure_queue.concurrency)
   on conflict (queue_id) do update set concurrency = excluded.concurrency;
   insert into offstage_private.handover (queue_id, due_at) values (q, offstage_private.clock());
-  perform pg_notify('offstage:wake', 'offstage');
+  perform pg_notify('offstage:due', 'offstage');
 end $$;
 
 -- Stops a task: its jobs are not claimed any more; running ones finish.
