@@ -16,22 +16,23 @@ import (
 // once. Until the server says that the claim is committed, nobody else can see it: so nothing of it is settled, and
 // Progress and Complete wait.
 //
-//	open    its jobs run; those that end are kept here
-//	over    the claim is committed, or the database will say so when the attempts are settled
-//	unsure  the connection broke before the answer came. Any turner that is connected to the same server makes it over:
-//	        the next heartbeat, or a settle, finds the claim or does not. A server that has started since may give the
-//	        claim's number away again:
-//	lost    the attempts are cancelled, their results dropped
+//	open  its jobs run; those that end are kept here
+//	over  the claim is committed
+//	lost  over, but the claim is not there: the attempts are cancelled, their results dropped
 //
-// An attempt whose claim turns out not to be there runs again somewhere: history says that it was rescued.
+// When the connection breaks before the answer has come, the arrival stays open until a turner is connected again and has
+// asked which leases the worker holds. The worker claims nothing in between, so that a lease of that number is this claim,
+// even of a server that has crashed and gives numbers away again. One that is committed later still (the server had not
+// noticed that the connection was gone) is a stray: the second heartbeat to find it has its jobs given back.
+//
+// An attempt whose claim is not there runs again somewhere: history says that it was rescued.
 type arrival struct {
-	over         chan struct{} // closed when it is not open any more
-	unsure, lost atomic.Bool   // set before over is closed
+	over chan struct{} // closed when it is not open any more
+	lost atomic.Bool   // set before over is closed
 
 	// Under session.mu, while it is open.
 	attempts []*attempt
 	ended    []*attempt
-	server   string // to which the claim was sent
 }
 
 // errNotCommitted is why attempts ended whose claim never came to be.
@@ -43,7 +44,7 @@ func (t *turns) arrived(p *plan, look *store.Look) {
 		return cmp.Or(cmp.Compare(a.Priority, b.Priority), a.RunAt.Compare(b.RunAt), cmp.Compare(a.JobID, b.JobID))
 	})
 	if len(look.Jobs) > 0 {
-		p.arrival = &arrival{over: make(chan struct{}), server: p.server}
+		p.arrival = &arrival{over: make(chan struct{})}
 		p.arrival.attempts = t.s.newAttempts(look.Jobs, p.arrival)
 	}
 	t.s.mu.Lock()
@@ -104,23 +105,58 @@ func (t *turns) close(a *arrival) {
 	close(a.over)
 }
 
-// resolve is called when a turner is connected to a server, with the time at which that started: it ends doubts.
-func (t *turns) resolve(server string) {
+// resolve ends the doubts, now that the leases of this worker are known, and says which of them it knows itself.
+func (t *turns) resolve(leases []int64) (known []int64) {
 	t.s.mu.Lock()
 	defer t.s.mu.Unlock()
 	for _, a := range t.unsure {
-		a.unsure.Store(true)
-		if a.server != server {
+		if !slices.Contains(leases, a.attempts[0].lease()) { // all of a claim is committed, or nothing
 			t.lose(a)
 		}
 		t.close(a)
 	}
 	t.unsure = nil
+	known = slices.Clone(t.emptied)
+	for l := range t.leases {
+		known = append(known, l)
+	}
+	return append(known, 0)
 }
+
+// closeUnsure is for a session that has ended: nobody will ask any more.
+func (t *turns) closeUnsure() {
+	t.s.mu.Lock()
+	defer t.s.mu.Unlock()
+	for _, a := range t.unsure {
+		t.close(a)
+	}
+	t.unsure = nil
+}
+
+// strays compares what a heartbeat has found with what is known. Leases come and go while it is under way, so that only
+// one that is unknown twice is looked into, and then with no turn under way.
+func (t *turns) strays(leases []int64) {
+	now := time.Now()
+	t.s.mu.Lock()
+	defer t.s.mu.Unlock()
+	if now.Sub(t.strangeAt) < strangeAfter {
+		return
+	}
+	known := func(l int64) bool { return t.leases[l] > 0 || slices.Contains(t.emptied, l) }
+	strange := slices.DeleteFunc(slices.Clone(leases), known)
+	if slices.ContainsFunc(strange, func(l int64) bool { return slices.Contains(t.strange, l) }) {
+		t.uncertain = true
+		kick(t.kicks[0])
+	}
+	t.strange, t.strangeAt = strange, now
+}
+
+// strangeAfter is what lies between two heartbeats that look for strays, at least: those for cancelled jobs come at once.
+const strangeAfter = 500 * time.Millisecond
 
 // lose gives an arrival up. mu is held.
 func (t *turns) lose(lost *arrival) {
-	t.s.log.Warn("the database server crashed before a claim was on its disk: its attempts are cancelled", "jobs", len(lost.attempts))
+	t.s.log.Warn("the connection broke before a claim was committed, and the database does not have it: its attempts are cancelled", "jobs", len(lost.attempts))
 	lost.lost.Store(true)
 	t.count(lost.attempts, -1)
 	for _, a := range lost.ended {
@@ -136,15 +172,6 @@ func (t *turns) lose(lost *arrival) {
 // lose ends an attempt whose claim is not there: nothing is settled, history says that it was rescued.
 func (a *attempt) lose() {
 	a.ending = &store.Ending{Claim: a.claim, JobID: a.job.ID, Ending: "lost", Error: errNotCommitted.Error()}
-}
-
-// cancelUnclaimed cancels attempts whose claim may not have been committed, and is not among those that the worker holds.
-func (s *session) cancelUnclaimed(leases []int64) {
-	s.each(func(a *attempt) {
-		if a.arrival.unsure.Load() && !slices.Contains(leases, a.lease()) {
-			a.cancel(offstage.ErrLost)
-		}
-	})
 }
 
 // confirmed waits until the claim is committed. ErrLost: it never was.

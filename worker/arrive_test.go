@@ -3,12 +3,15 @@ package worker_test
 import (
 	"context"
 	"errors"
+	"net"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/offstage-dev/offstage"
 	"github.com/offstage-dev/offstage/worker"
@@ -104,5 +107,77 @@ func TestNeverCommitted(t *testing.T) {
 		slices.Sort(h)
 		return slices.Equal(h, []string{"rescued", "succeeded"})
 	}, "history is %v", s.history(id))
+	s.empty()
+}
+
+// line is a network that can break without the server's noticing at once: it is busy, and does not read.
+type line struct {
+	mu    sync.Mutex
+	conns []net.Conn
+}
+
+func (l *line) through(c *pgxpool.Config) {
+	dial := c.ConnConfig.DialFunc
+	c.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := dial(ctx, network, addr)
+		if err == nil {
+			l.mu.Lock()
+			l.conns = append(l.conns, conn)
+			l.mu.Unlock()
+		}
+		return conn, err
+	}
+}
+
+func (l *line) cut() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, c := range l.conns {
+		c.Close()
+	}
+	l.conns = nil
+}
+
+// The connection breaks while the claim is being committed, and the server commits it after the worker has looked for it
+// and given it up: its jobs do not wait for the worker's end.
+func TestCommittedTooLate(t *testing.T) {
+	s := newStage(t)
+	hold := s.slowCommit()
+	var net line
+	w, err := worker.New(s.db.Pool(t, net.through), worker.Config{Log: quiet(), PollInterval: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	causes := make(chan error, 1)
+	running := make(chan none)
+	var n atomic.Int32
+	worker.Handle(w, "early", func(ctx context.Context, job *worker.Job[none]) (none, error) {
+		if n.Add(1) == 1 {
+			close(running)
+			<-ctx.Done()
+			causes <- context.Cause(ctx)
+			return none{}, ctx.Err()
+		}
+		return none{}, nil
+	})
+	release := hold()
+	id := s.add("early", nil)
+	s.run(w)
+	<-running
+	net.cut()
+	if err := <-causes; !errors.Is(err, offstage.ErrLost) {
+		t.Errorf("the first run ended because of %v", err)
+	}
+	s.eventually(func() bool { return slices.Equal(s.history(id), []string{"rescued"}) }, "the first run is not on record")
+	if n := one[int](s, "select count(*) from offstage_private.lease"); n != 0 {
+		t.Fatalf("%d leases are committed too early", n)
+	}
+	release()
+	if st := s.outcome(id); st.Outcome != "succeeded" {
+		t.Errorf("it ended as %+v", st)
+	}
+	if h := s.history(id); !slices.Equal(h, []string{"rescued", "released", "succeeded"}) {
+		t.Errorf("history is %v", h)
+	}
 	s.empty()
 }

@@ -77,7 +77,7 @@ func (s *session) beater(ctx context.Context) error {
 			s.period.Store(int64(beat.Period))
 			s.cancelled.Store(&beat.Cancelled)
 			s.cancelJobs(beat.Cancelled)
-			s.cancelUnclaimed(beat.Leases)
+			s.turns.strays(beat.Leases)
 			if err := s.checkVersion(beat.Breaking); err != nil {
 				s.turns.endGracefully(err)
 			}

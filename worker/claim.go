@@ -73,8 +73,10 @@ type turns struct {
 	emptied    []int64       // leases that are to be deleted
 	uncertain  bool          // the answer of a claim was lost
 	unsure     []*arrival    // claims that may not be committed
-	single     bool          // a batch was refused: settle one by one, to find out which
-	held       bool          // heartbeats do not land
+	strange    []int64       // leases that a heartbeat has found and nobody knows
+	strangeAt  time.Time
+	single     bool // a batch was refused: settle one by one, to find out which
+	held       bool // heartbeats do not land
 
 	average  time.Duration // of an attempt; 0 is unknown
 	marks    map[markKey]store.Mark
@@ -113,10 +115,9 @@ type plan struct {
 	want   int
 	full   bool
 	wakes  int
-	recall []int64
+	recall bool // settle the doubts first
 	began  time.Time
 
-	server  string   // to which it was sent, see arrival
 	landed  bool     // the claim's answer is there,
 	arrival *arrival // and brought this
 }
@@ -126,7 +127,6 @@ func (s *session) turner(which int) error {
 	t := &s.turns
 	lead := which == 0
 	var conn *pgx.Conn
-	var server string // since when it runs
 	defer func() {
 		if conn != nil {
 			wake.Close(conn)
@@ -151,10 +151,9 @@ func (s *session) turner(which int) error {
 		}
 		var err error
 		if conn == nil {
-			conn, server, err = s.connectTurner()
+			conn, err = s.connectTurner()
 		}
 		if err == nil {
-			p.server = server
 			conn, err = s.turn(conn, p, &look)
 		}
 		if err == nil {
@@ -173,33 +172,20 @@ func (s *session) turner(which int) error {
 	}
 }
 
-// connectTurner makes a connection, and asks since when the server runs.
-func (s *session) connectTurner() (conn *pgx.Conn, server string, err error) {
+func (s *session) connectTurner() (*pgx.Conn, error) {
 	ctx, cancel := context.WithTimeout(s.base, turnTimeout)
 	defer cancel()
-	if conn, err = s.w.connect(ctx); err != nil {
-		return nil, "", err
-	}
-	if server, err = s.store.ServerStart(ctx, conn); err != nil {
-		wake.Close(conn)
-		return nil, "", err
-	}
-	return conn, server, nil
+	return s.w.connect(ctx)
 }
 
 // turn does what p says, over conn, which it gives up when it fails.
 func (s *session) turn(conn *pgx.Conn, p *plan, look *store.Look) (*pgx.Conn, error) {
 	ctx, cancel := context.WithTimeout(s.base, turnTimeout)
 	defer cancel()
-	s.turns.resolve(p.server)
-	if p.recall != nil {
-		n, err := s.store.Recall(ctx, conn, s.id, p.recall)
-		if err != nil {
+	if p.recall {
+		if err := s.recall(ctx, conn); err != nil {
 			wake.Close(conn)
 			return nil, err
-		}
-		if n > 0 {
-			s.log.Info("gave back jobs of a claim whose answer was lost", "jobs", n)
 		}
 		s.turns.recalled()
 		return conn, nil
@@ -214,6 +200,22 @@ func (s *session) turn(conn *pgx.Conn, p *plan, look *store.Look) (*pgx.Conn, er
 	}
 	s.turns.done(p, unsettled, look)
 	return conn, nil
+}
+
+// recall finds out which claims there are, and gives back the jobs of those whose answer was lost.
+func (s *session) recall(ctx context.Context, conn *pgx.Conn) error {
+	beat, err := s.store.Heartbeat(ctx, conn, s.id, s.turns.stopping.Load())
+	if err != nil {
+		return err
+	}
+	if !beat.Alive {
+		return offstage.ErrLost
+	}
+	n, err := s.store.Recall(ctx, conn, s.id, s.turns.resolve(beat.Leases))
+	if n > 0 {
+		s.log.Info("gave back jobs of a claim whose answer was lost", "jobs", n)
+	}
+	return err
 }
 
 // isData says that the server refused what a statement contained, not that it could not be reached.
@@ -239,7 +241,7 @@ func (t *turns) next(lead bool) (p *plan, wait time.Duration, done bool) {
 		if t.flying > 0 {
 			return nil, wait, false
 		}
-		return t.take(&plan{recall: t.known(), began: now}), 0, false
+		return t.take(&plan{recall: true, began: now}), 0, false
 	}
 	if len(t.busy) > 0 && !now.Before(t.busyAt) {
 		t.queue, t.busy = append(t.queue, t.busy...), nil
@@ -378,14 +380,6 @@ func (t *turns) take(p *plan) *plan {
 	return p
 }
 
-func (t *turns) known() []int64 {
-	known := slices.Clone(t.emptied)
-	for l := range t.leases {
-		known = append(known, l)
-	}
-	return append(known, 0)
-}
-
 func (t *turns) recalled() {
 	t.s.mu.Lock()
 	defer t.s.mu.Unlock()
@@ -406,7 +400,7 @@ func (t *turns) done(p *plan, unsettled []store.Verdict, look *store.Look) {
 	if p.claim != nil {
 		t.looked(p, look, time.Now())
 	}
-	wakeLead := len(t.queue) > 0 || t.stopping.Load()
+	wakeLead := len(t.queue) > 0 || t.stopping.Load() || t.uncertain
 	flood := t.ahead() >= 2*joinAt && t.more
 	t.s.mu.Unlock()
 	if wakeLead {
@@ -496,7 +490,7 @@ func (t *turns) failed(p *plan, err error, lead bool) {
 	if p.arrival != nil {
 		t.unsure = append(t.unsure, p.arrival)
 	}
-	if p.claim != nil && !isData(err) {
+	if p.arrival != nil || p.claim != nil && !isData(err) {
 		t.uncertain = true
 	}
 	if lead && !isData(err) {

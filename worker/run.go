@@ -72,16 +72,18 @@ func (l *life) context(base context.Context) context.Context {
 	return l.real
 }
 
-// cancel ends the attempt's context, with the first cause that was given.
+// cancel ends the attempt's context, with the first cause that was given. The real one ends under the same lock: whoever
+// sees Err finds Done closed and Cause said.
 func (a *attempt) cancel(cause error) {
-	a.life.mu.Lock()
-	if !a.life.ended {
-		a.life.ended, a.life.cause = true, cause
+	l := &a.life
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.ended {
+		return
 	}
-	end := a.life.end
-	a.life.mu.Unlock()
-	if end != nil {
-		end(cause)
+	l.ended, l.cause = true, cause
+	if l.end != nil {
+		l.end(cause)
 	}
 }
 

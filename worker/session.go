@@ -159,6 +159,7 @@ func (s *session) run(ctx context.Context, once bool) error {
 	stopped := s.stopper(ctx, &runners)
 	err := turning.Wait() // ends when everything has been settled, or cannot be any more
 	s.cancelAll(offstage.ErrLost)
+	s.turns.closeUnsure()
 	<-stopped
 	stopAlive()
 	keepers.Wait()
@@ -175,9 +176,6 @@ func (s *session) run(ctx context.Context, once bool) error {
 // lastWords sends what a dead worker could not settle any more. It is refused, and history says so.
 func (s *session) lastWords() {
 	s.mu.Lock()
-	for _, a := range s.turns.unsure {
-		s.turns.close(a)
-	}
 	batch := append(s.turns.queue, s.turns.busy...)
 	p := &plan{batch: batch, settle: s.turns.settleOf(batch)}
 	s.mu.Unlock()

@@ -110,15 +110,10 @@ func (t *turns) settled(p *plan, unsettled []store.Verdict) {
 			t.busy = append(t.busy, a)
 			continue
 		case "lost":
-			if a.arrival != nil && a.arrival.unsure.Load() {
-				a.lose()
-				t.queue = append(t.queue, a)
-				continue
-			}
 			t.s.log.Warn("the claim was lost, the result was refused; history says so", "job_id", a.job.ID, "task", a.job.Task, "attempt", a.job.Attempt)
 		}
 		t.claimed--
-		if a.arrival != nil && a.arrival.lost.Load() {
+		if a.arrival.lost.Load() {
 			continue
 		}
 		if l := a.lease(); t.leases[l] > 1 {
@@ -190,8 +185,8 @@ func (s *session) abandon() {
 			return
 		}
 		a.abandoned = true
-		s.turns.queue = append(s.turns.queue, &attempt{
-			s: s, job: a.job, claim: a.claim, endedAt: time.Now(),
+		s.turns.put(&attempt{
+			s: s, job: a.job, claim: a.claim, arrival: a.arrival, endedAt: time.Now(),
 			ending: &store.Ending{Claim: a.claim, JobID: a.job.ID, Ending: "release"},
 		})
 	})

@@ -43,7 +43,7 @@ func readTID(b []byte) pgtype.TID {
 
 // The times of PostgreSQL that Go's cannot hold: far enough away, and they come back as they were (see Mark).
 var (
-	past   = time.Date(-4713, 1, 1, 0, 0, 0, 0, time.UTC)
+	past   = time.Date(-4712, 1, 1, 0, 0, 0, 0, time.UTC)
 	future = time.Date(294276, 12, 31, 0, 0, 0, 0, time.UTC)
 )
 

@@ -93,12 +93,6 @@ func (s *Store) Heartbeat(ctx context.Context, conn *pgx.Conn, worker int32, dra
 	return b, nil
 }
 
-// ServerStart is since when the server runs: another answer means that it has crashed, or is another one.
-func (s *Store) ServerStart(ctx context.Context, conn *pgx.Conn) (at string, err error) {
-	err = conn.QueryRow(ctx, `select extract(epoch from pg_postmaster_start_time())::text`).Scan(&at)
-	return at, err
-}
-
 // SignOff ends the worker.
 func (s *Store) SignOff(ctx context.Context, conn *pgx.Conn, worker int32) error {
 	_, err := conn.Exec(ctx, s.fn(`select offstage.sign_off($1)`), worker)
