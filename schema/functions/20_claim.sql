@@ -150,10 +150,11 @@ begin
               and t.priority < r.until  -- of one column only: at a pair of them, index scans do not stop
             order by t.lane_id, t.priority, t.run_at, t.job_id limit look_at) t
           union all
-          select t.ctid, t.*, true
+          select t.*, true
           from json_to_recordset(handed) h (lane_id integer, priority smallint, run_at timestamptz, job_id bigint)
-          join offstage_private.ticket t
-            on t.lane_id = h.lane_id and t.priority = h.priority and t.run_at = h.run_at and t.job_id = h.job_id
+          cross join lateral (  -- with a limit, or a plan made while there were no tickets reads the whole index
+            select t.ctid as place, t.* from offstage_private.ticket t
+            where t.lane_id = h.lane_id and t.priority = h.priority and t.run_at = h.run_at and t.job_id = h.job_id limit 1) t
           where h.lane_id = any (lanes) and not exists (
             select from range r where r.lane_id = h.lane_id and h.priority < r.until
               and (h.priority, h.run_at, h.job_id) > (r.priority, r.run_at, r.job_id))
@@ -182,7 +183,7 @@ begin
       -- have done who had the lock before.
       queue_ids := array(select q.id from offstage_private.queue q where q.id = any (queue_ids) for update skip locked);
       with gone as (
-        delete from offstage_private.ticket t where t.ctid = any (queued) and t.queue_id = any (queue_ids)
+        delete from offstage_private.ticket t where t.ctid = any (queued) and coalesce(t.queue_id, 0) = any (queue_ids)  -- coalesce: not by the index of queues
         returning t.*, coalesce(t.ctid = any (turned), false) as turned
       ), ranked as materialized (
         select g.*, s.place, case when c.paused then 0 else coalesce(c.concurrency, 1) - cardinality(s.claims) end as slots,
@@ -289,9 +290,9 @@ begin
         get diagnostics found_jobs = row_count;
         exit when moved or found_jobs = n;
         moved := true;
-        ctids := array(
-          select j.ctid from (select unnest(taken) as id except select k.id from offstage_private.job k where k.ctid = any (ctids)) x
-          join offstage_private.job j on j.id = x.id);
+        ctids := array(  -- no join: one that was planned while there were no jobs reads the whole index
+          select j.ctid from offstage_private.job j
+          where j.id = any (array(select unnest(taken) except select k.id from offstage_private.job k where k.ctid = any (ctids))));
       end loop;
     end if;
     exit when again or queued is null or seen < room;
