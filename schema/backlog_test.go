@@ -218,6 +218,31 @@ func TestDeadTickets(t *testing.T) {
 			t.Errorf("claimed %d of 10", got)
 		}
 	}
+	filling{task: "runs"}.add(t, conn, 10)
+
+	// Settling finds rows of jobs and leases among the dead ones.
+	do(t, conn, `insert into offstage_private.lease (claim, worker_id, claimed_at, job_ids)
+		select nextval('offstage_private.claim'), $1, now(), '{1}' from generate_series(1, $2::integer)`, id, many)
+	do(t, conn, "delete from offstage_private.lease")
+	analyze(t, conn)
+	do(t, conn, "create table offstage.held (claim bigint, job_id bigint, job_ctid tid)")
+	do(t, conn, "insert into offstage.held select claim, job_id, job_ctid from ("+claimCall+") c where kind = 'job'", m.args(id, 10, tasks)...)
+	for name, call := range map[string]string{
+		"successes":                "select offstage.settle($1, array_agg(claim order by job_id), array_agg(job_id order by job_id), job_ctids => array_agg(job_ctid order by job_id)) from offstage.held",
+		"successes without places": "select offstage.settle($1, array_agg(claim order by job_id), array_agg(job_id order by job_id)) from offstage.held",
+		"retries":                  "select offstage.settle($1, null, null, endings => json_agg(json_build_object('claim', claim, 'job_id', job_id, 'ending', 'retry'))) from offstage.held",
+		"cancellations":            "select offstage.settle($1, null, null, endings => json_agg(json_build_object('claim', claim, 'job_id', job_id, 'ending', 'cancel'))) from offstage.held",
+		"endings of its own":       "select offstage.settle($1, null, null, endings => json_agg(json_build_object('claim', claim, 'job_id', job_id, 'ending', 'finished', 'queue_id', 1))) from offstage.held",
+		"not ours":                 "select offstage.settle($1, array_agg(claim + 1024000 order by job_id), array_agg(job_id order by job_id)) from offstage.held",
+		"finish":                   "select offstage.finish($1, claim, job_id) from (select * from offstage.held limit 1) h",
+	} {
+		buffers(t, conn, call, id)
+		if n := buffers(t, conn, call, id); n > 400 {
+			t.Errorf("settle, %s: touches %d pages", name, n)
+		} else {
+			t.Logf("settle, %s: touches %d pages", name, n)
+		}
+	}
 	do(t, old, "rollback")
 }
 

@@ -104,7 +104,7 @@ create or replace function offstage_private.holds(of_worker integer, of_claim bi
 language sql stable as $$
   select exists (
     select from offstage_private.lease l join offstage_private.job j on j.id = of_job
-    where l.claim = of_claim & -1024 and l.worker_id = of_worker
+    where l.claim = of_claim & -1024 and l.worker_id + 0 = of_worker  -- + 0: not by worker, see settle()
       and l.job_ids[(of_claim & 1023)::integer] = of_job and j.released_claim < of_claim)
 $$;
 

@@ -293,7 +293,7 @@ begin
         from offstage_private.job j where j.ctid = any (batch.gone)
         offset 0
       ) j
-      left join offstage_private.lease l on l.claim = (claims[j.position] & -1024)
+      left join offstage_private.lease l on l.claim = any (array[claims[j.position] & -1024])
       where (case when j.options is null or j.options ->> 'keep' is null then j.task_id <> all (quiet) else j.options ->> 'keep' = 'all' end
         or waited and exists (select from offstage_private.waiter w where w.job_id = j.id));
     end if;
@@ -314,11 +314,13 @@ begin
         e (claim bigint, job_id bigint, ending text, error text, delay double precision, payload json, log text)
       where e.ending not in ('finished', 'lost')
     ), held as (
-      select x.*, l.claimed_at from x join offstage_private.lease l on l.claim = (x.claim & -1024)
-      where l.worker_id = settle.worker_id and l.job_ids[(x.claim & 1023)::integer] = x.job_id
+      -- = any (array[…]), here and below: no merge join comes into question, which reads the whole index where the planner
+      -- believes that there is nothing. + 0: as above.
+      select x.*, l.claimed_at from x join offstage_private.lease l on l.claim = any (array[x.claim & -1024])
+      where l.worker_id + 0 = settle.worker_id and l.job_ids[(x.claim & 1023)::integer] = x.job_id
     ), locked as materialized (
       select j as job, h.claim, h.claimed_at, h.ending, h.error, h.delay, h.payload, h.log, h.result
-      from held h join offstage_private.job j on j.id = h.job_id
+      from held h join offstage_private.job j on j.id = any (array[h.job_id])
       where j.released_claim < h.claim for update of j skip locked
     ), decided as materialized (
       select k.*, (k.job).id, t.keep, d.outcome, d.outcome = any ('{retried,failed}') as spent,
@@ -341,7 +343,7 @@ begin
         when k.ending in ('fail', 'crash') or (k.job).attempts + 1 >= coalesce((k.job).max_attempts, t.max_attempts, 25) then 'failed'
         else 'retried' end as outcome) d
     ), gone as (
-      delete from offstage_private.job j using decided d where j.id = d.id and d.outcome in ('succeeded', 'cancelled')
+      delete from offstage_private.job j using decided d where j.id = any (array[d.id]) and d.outcome in ('succeeded', 'cancelled')
     ), changed as (
       update offstage_private.job j set
         released_claim = d.claim, failed = d.outcome = 'failed', run_at = d.next_run_at,
@@ -349,7 +351,7 @@ begin
         attempts = j.attempts + d.spent::integer,
         last_error = case when d.spent or d.ending = 'crash' then d.why else j.last_error end,
         payload = coalesce(d.payload, j.payload)
-      from decided d where j.id = d.id and d.outcome not in ('succeeded', 'cancelled')
+      from decided d where j.id = any (array[d.id]) and d.outcome not in ('succeeded', 'cancelled')
     ), later as (
       insert into offstage_private.scheduled (run_at, job_id, lane_id, queue_id, priority)
       select d.next_run_at, d.id, (d.job).lane_id, (d.job).queue_id, (d.job).priority
@@ -408,8 +410,8 @@ begin
     -- Slots of jobs that their own handler's transaction has ended: such an ending names the queue.
     select array_agg(e.claim) as slot_claims, array_agg(e.queue_id) as slot_queues into batch
     from json_to_recordset(coalesce(endings, '[]')) e (claim bigint, job_id bigint, ending text, queue_id integer)
-    join offstage_private.lease l on l.claim = (e.claim & -1024)
-    where e.queue_id is not null and l.worker_id = settle.worker_id and l.job_ids[(e.claim & 1023)::integer] = e.job_id
+    join offstage_private.lease l on l.claim = any (array[e.claim & -1024])
+    where e.queue_id is not null and l.worker_id + 0 = settle.worker_id and l.job_ids[(e.claim & 1023)::integer] = e.job_id
       and not exists (select from offstage_private.job j where j.id = e.job_id and j.released_claim < e.claim);
     slot_claims := slot_claims || batch.slot_claims;
     slot_queues := slot_queues || batch.slot_queues;
@@ -422,8 +424,8 @@ begin
         union all
         select e.claim, e.job_id from json_to_recordset(coalesce(endings, '[]')) e (claim bigint, job_id bigint, ending text) where e.ending <> 'lost'
       ) x
-      left join offstage_private.job j on j.id = x.job_id and j.released_claim < x.claim
-      left join offstage_private.lease l on l.claim = (x.claim & -1024) and l.worker_id = settle.worker_id
+      left join offstage_private.job j on j.id = any (array[x.job_id]) and j.released_claim < x.claim
+      left join offstage_private.lease l on l.claim = any (array[x.claim & -1024]) and l.worker_id + 0 = settle.worker_id
         and l.job_ids[(x.claim & 1023)::integer] = x.job_id
       where (l.claim is not null and j.id is not null)   -- ours, and still there: somebody holds the row
         or (l.claim is null);                             -- not ours (any more)
@@ -434,7 +436,7 @@ begin
       select e.job_id from json_to_recordset(coalesce(endings, '[]')) e (job_id bigint, ending text) where e.ending = 'finished'));
   end if;
   if cardinality(emptied) > 0 then
-    delete from offstage_private.lease l where l.claim = any (emptied) and l.worker_id = settle.worker_id;
+    delete from offstage_private.lease l where l.claim = any (emptied) and l.worker_id + 0 = settle.worker_id;
   end if;
   if cardinality(slot_claims) > 0 then
     perform offstage_private.free_slots(slot_queues, slot_claims);
