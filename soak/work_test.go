@@ -89,7 +89,7 @@ type handlers struct{ pool, notes *pgxpool.Pool }
 
 // perform does what the payload says, and notes start and end.
 func (h *handlers) perform(ctx context.Context, job *worker.Job[payload]) (any, error) {
-	run, err := h.begin(job)
+	run, err := h.begin(ctx, job)
 	if err != nil {
 		return nil, fmt.Errorf("note the start: %w", err)
 	}
@@ -144,9 +144,13 @@ func (h *handlers) act(ctx context.Context, job *worker.Job[payload]) (any, erro
 	return job.ID, nil
 }
 
-// begin notes that a job starts, and under which claim; null if that is gone already.
-func (h *handlers) begin(job *worker.Job[payload]) (run int64, err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+// begin notes that a job starts, and under which claim; null if that is gone already. Attempts begin before their claim is
+// committed, when only their worker knows it: Progress waits until all can see it, or it is lost.
+func (h *handlers) begin(ctx context.Context, job *worker.Job[payload]) (run int64, err error) {
+	if err := worker.Progress(ctx, 0, ""); err != nil && !errors.Is(err, offstage.ErrLost) && context.Cause(ctx) == nil {
+		fmt.Fprintf(os.Stderr, "progress of job %d: %v\n", job.ID, err)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
 	var queue *string
 	if job.HasQueue {
