@@ -96,8 +96,9 @@ var checks = []struct{ what, sql string }{
 			('handovers', (select count(*) from offstage_private.handover)),
 			('slots', (select coalesce(sum(cardinality(claims)), 0) from offstage_private.queue_state)),
 			('workers', (select count(*) from offstage_private.worker where dead_at is null)),
-			('progress of jobs that are there', (select count(*) from offstage_private.progress p join offstage_private.job j on j.id = p.job_id)),
-			('cancellations of jobs that are there', (select count(*) from offstage_private.cancellation c join offstage_private.job j on j.id = c.job_id)),
+			-- A job that has failed keeps its progress, and a cancellation that came too late for its last attempt.
+			('progress of jobs that have not failed', (select count(*) from offstage_private.progress p join offstage_private.job j on j.id = p.job_id where not j.failed)),
+			('cancellations of jobs that have not failed', (select count(*) from offstage_private.cancellation c join offstage_private.job j on j.id = c.job_id where not j.failed)),
 			('sleepers', (select count(*) from pg_catalog.pg_locks l join pg_catalog.pg_database d on d.oid = l.database
 				where l.locktype = 'advisory' and d.datname = current_database()))
 		) x (what, n) where n > 0`},
