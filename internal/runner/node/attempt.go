@@ -57,7 +57,7 @@ func (p *process) condemn(c *call, grace, drain time.Duration) {
 	}
 	p.retire()
 	p.mu.Lock()
-	if since := p.since.Load(); since != 0 {
+	if since := p.since.Load(); since != 0 && drain > 0 { // that the worker leaves is nobody's fault
 		if stuck := time.Duration(time.Now().UnixNano() - since); stuck > grace/2 && len(p.running) > 0 {
 			p.blocked = stuck
 			if len(p.running) == 1 {

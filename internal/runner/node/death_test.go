@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -26,6 +27,7 @@ func verb(err error) string {
 // beside runs a task while another one waits in the same process, and gives the errors of both.
 func (b *bench) beside(ctx context.Context, task string) (err, other error) {
 	b.t.Helper()
+	before := len(b.log.all())
 	waiting, stop := context.WithCancelCause(b.t.Context())
 	defer stop(nil)
 	done := make(chan error, 1)
@@ -33,7 +35,7 @@ func (b *bench) beside(ctx context.Context, task string) (err, other error) {
 		_, _, err := b.runIn(waiting, "waits", "{}")
 		done <- err
 	}()
-	b.eventually(func() bool { return b.log.has("waiting") })
+	b.eventually(func() bool { return slices.ContainsFunc(b.log.all()[before:], func(line string) bool { return strings.Contains(line, "waiting") }) })
 	_, _, err = b.runIn(ctx, task, "{}")
 	stop(offstage.ErrCancelled)
 	return err, <-done
@@ -165,6 +167,12 @@ func TestBlocked(t *testing.T) {
 	defer cancel()
 	err, other := b.beside(ctx, "blocks")
 	if verb(err) != "crash" || verb(other) != "crash" || !strings.Contains(err.Error(), "one of the 2 jobs in it blocked the event loop") {
+		t.Errorf("%v; the other: %v", err, other)
+	}
+	// When the worker stops, it was nobody: all of them are released.
+	ctx, cancel = context.WithTimeoutCause(t.Context(), 300*time.Millisecond, offstage.ErrStopping)
+	defer cancel()
+	if err, other := b.beside(ctx, "blocks"); verb(err) != "" || first(err) != "it went on when its abortSignal had fired; its Node process was killed" || verb(other) != "release" {
 		t.Errorf("%v; the other: %v", err, other)
 	}
 	if _, _, err := b.run("pid", "{}"); err != nil {

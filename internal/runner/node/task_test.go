@@ -17,7 +17,7 @@ func TestResults(t *testing.T) {
 		const circle = {}; circle.self = circle;
 		const all = { object: {a: [1, null, "ü\n\u2028"]}, zero: 0, nothing: undefined, no: null, date: new Date(0), fn: () => 1,
 			big: 10n, circle, later: new Promise((r) => setTimeout(r, 5, "later")), thenable: { then: (ok) => ok("then") },
-			huge: "x".repeat(2 << 20), nan: NaN };
+			largest: "x".repeat((1 << 20) - 2), wide: "ü".repeat((1 << 19) - 1), huge: "x".repeat(1 << 20), large: "ü".repeat(1 << 19), nan: NaN };
 		module.exports = ({ give }) => all[give];`})
 	for give, want := range map[string]string{
 		"object": `{"a":[1,null,"ü\n` + "\u2028" + `"]}`, "zero": "0", "nothing": "", "no": "null", "date": `"1970-01-01T00:00:00.000Z"`, "fn": "",
@@ -31,10 +31,21 @@ func TestResults(t *testing.T) {
 	for give, want := range map[string]string{
 		"big":    "WARN the task's return value is not stored, because it is not JSON: Do not know how to serialize a BigInt",
 		"circle": "WARN the task's return value is not stored, because it is not JSON: Converting circular structure to JSON",
-		"huge":   "WARN the task's return value is not stored, because it has 2097154 characters, and 1048576 are the most",
 	} {
 		if result, log, err := b.run("t", `{"give": "`+give+`"}`); err != nil || result != "" || !slices.Equal(log, []string{want}) {
 			t.Errorf("%s: %q %v %q", give, result, err, log)
+		}
+	}
+	// How much can be kept is said in bytes. What is more fails the job at once: it would be as much the next time.
+	for _, give := range []string{"largest", "wide"} {
+		if result, log, err := b.run("t", `{"give": "`+give+`"}`); err != nil || len(result) != 1<<20 || len(log) > 0 {
+			t.Errorf("%s: %d bytes, %v %q", give, len(result), err, log)
+		}
+	}
+	for _, give := range []string{"huge", "large"} {
+		result, log, err := b.run("t", `{"give": "`+give+`"}`)
+		if verb(err) != "fail" || result != "" || len(log) > 0 || first(err) != "the task's result has 1048578 bytes, and 1048576 are the most: store it elsewhere, and return where" {
+			t.Errorf("%s: %.100s %v %q", give, result, err, log)
 		}
 	}
 }

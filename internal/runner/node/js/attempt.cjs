@@ -5,7 +5,7 @@ const { format } = require("node:util");
 const { describe, messageOf, revive, show } = require("./errors.cjs");
 const { Output } = require("./output.cjs");
 
-const maxResult = 1 << 20; // characters
+const maxResult = 1 << 20; // bytes
 const { stringify } = JSON;
 
 // The items of a job's frame, in order; see protocol.go.
@@ -50,8 +50,8 @@ class Attempt {
     this.store(result);
   }
 
-  // store ends the attempt with its result. One that is not JSON is none of the task's duties: in Graphile Worker the value
-  // is ignored, and what is done must not be done again because of it.
+  // store ends the attempt with its result. A value that is not JSON is none: in Graphile Worker it is ignored, and what is
+  // done must not be done again because of it. One that is too large would be just as large the next time.
   store(result) {
     let text;
     try {
@@ -59,9 +59,13 @@ class Attempt {
     } catch (error) {
       this.output.line("warn", `the task's return value is not stored, because it is not JSON: ${messageOf(error).split("\n", 1)[0]}`);
     }
-    if (text !== undefined && text.length > maxResult) {
-      this.output.line("warn", `the task's return value is not stored, because it has ${text.length} characters, and ${maxResult} are the most`);
-      text = undefined;
+    if (text !== undefined && text.length * 3 > maxResult) {
+      const size = Buffer.byteLength(text);
+      if (size > maxResult) {
+        const error = `the task's result has ${size} bytes, and ${maxResult} are the most: store it elsewhere, and return where`;
+        this.say("e", stringify({ text: error, final: true }));
+        return;
+      }
     }
     this.say("d", text);
   }
