@@ -35,7 +35,9 @@ func (b *bench) beside(ctx context.Context, task string) (err, other error) {
 		_, _, err := b.runIn(waiting, "waits", "{}")
 		done <- err
 	}()
-	b.eventually(func() bool { return slices.ContainsFunc(b.log.all()[before:], func(line string) bool { return strings.Contains(line, "waiting") }) })
+	b.eventually(func() bool {
+		return slices.ContainsFunc(b.log.all()[before:], func(line string) bool { return strings.Contains(line, "waiting") })
+	})
 	_, _, err = b.runIn(ctx, task, "{}")
 	stop(offstage.ErrCancelled)
 	return err, <-done
