@@ -92,7 +92,7 @@ func newest(t *testing.T) program {
 			return p
 		}
 	}
-	t.Fatal("there is no Node 22.18 or newer: run ./dev test, which installs one on Linux, or install one")
+	t.Fatal("there is no Node 22.18 or newer: run ./dev test ./internal/runner/node, which installs one on Linux, or install one")
 	return program{}
 }
 
