@@ -19,8 +19,18 @@ import (
 
 // slowCommit keeps claims from being committed while the lock of hold is held.
 func (s *stage) slowCommit() (hold func() (release func())) {
-	s.exec(`create function public.wait_at_commit() returns trigger language plpgsql as
-		'begin perform pg_catalog.pg_advisory_xact_lock_shared(4711); return null; end'`)
+	// Not to be cancelled: a client whose connection breaks asks for that, and then there would be nothing to commit.
+	s.exec(`create function public.wait_at_commit() returns trigger language plpgsql as $$
+		begin
+		  loop
+		    begin
+		      perform pg_catalog.pg_advisory_xact_lock_shared(4711);
+		      return null;
+		    exception when query_canceled then
+		      null;
+		    end;
+		  end loop;
+		end $$`)
 	s.exec(`create constraint trigger wait_at_commit after insert on offstage_private.lease
 		deferrable initially deferred for each row execute function public.wait_at_commit()`)
 	return func() func() {
