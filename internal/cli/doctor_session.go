@@ -25,6 +25,32 @@ func (d *doctor) pooler(ctx context.Context) error {
 	}
 	defer wake.Close(second)
 
+	// More than once: which session a pooler lends next is a matter of microseconds.
+	lent := false
+	first := uint32(0)
+	for range 5 {
+		if lent, first, err = d.lent(ctx, second); err != nil {
+			return err
+		}
+		if lent || first == d.conn.PgConn().PID() {
+			break
+		}
+	}
+	switch {
+	case lent:
+		d.warn(check, "give workers a connection of their own to PostgreSQL (port 5432), or a pooler in session mode; programs that only add jobs may stay",
+			"a pooler lends a server session for each transaction: LISTEN and session locks do not work, so workers find jobs by polling")
+	case first != d.conn.PgConn().PID():
+		d.ok(check, "a pooler is in between and lends whole sessions; leave five of them for each worker")
+	default:
+		d.ok(check, "none in between")
+	}
+	return nil
+}
+
+// lent tries once whether d.conn gets another session of the server, or finds its lock gone, while second holds a
+// transaction open. first is the session that it had.
+func (d *doctor) lent(ctx context.Context, second *pgx.Conn) (lent bool, first uint32, err error) {
 	var seed [8]byte
 	rand.Read(seed[:]) // never fails
 	key := int64(binary.BigEndian.Uint64(seed[:]))
@@ -32,16 +58,15 @@ func (d *doctor) pooler(ctx context.Context) error {
 		err = conn.QueryRow(ctx, `select pg_backend_pid()`).Scan(&n)
 		return n, err
 	}
-	first, err := pid(d.conn)
-	if err != nil {
-		return err
+	if first, err = pid(d.conn); err != nil {
+		return false, 0, err
 	}
 	if _, err := d.conn.Exec(ctx, `select pg_advisory_lock($1::bigint)`, key); err != nil {
-		return err
+		return false, 0, err
 	}
 	tx, err := second.Begin(ctx)
 	if err != nil {
-		return err
+		return false, 0, err
 	}
 	_, err = tx.Exec(ctx, `select pg_backend_pid()`)
 	var again uint32
@@ -52,19 +77,7 @@ func (d *doctor) pooler(ctx context.Context) error {
 	if err == nil {
 		err = d.conn.QueryRow(ctx, `select pg_advisory_unlock($1::bigint)`, key).Scan(&kept)
 	}
-	if err = errors.Join(err, tx.Rollback(ctx)); err != nil {
-		return err
-	}
-	switch {
-	case again != first || !kept:
-		d.warn(check, "give workers a connection of their own to PostgreSQL (port 5432), or a pooler in session mode; programs that only add jobs may stay",
-			"a pooler lends a server session for each transaction: LISTEN and session locks do not work, so workers find jobs by polling")
-	case first != d.conn.PgConn().PID():
-		d.ok(check, "a pooler is in between and lends whole sessions; leave five of them for each worker")
-	default:
-		d.ok(check, "none in between")
-	}
-	return nil
+	return again != first || !kept, first, errors.Join(err, tx.Rollback(ctx))
 }
 
 // listen: whether a notification sent by one session arrives at another.
