@@ -160,6 +160,7 @@ func TestDeclaredDead(t *testing.T) {
 	s.run(w)
 	id := s.add("stuck", nil)
 	first := <-started
+	s.claimed(id)
 	s.exec("select offstage.force_unlock_workers(array(select locked_by from offstage.jobs where id = $1))", id)
 	<-first.Done()
 	if cause := context.Cause(first); cause == nil || !strings.Contains(cause.Error(), "claim lost") {

@@ -149,6 +149,12 @@ func (s *stage) eventually(ok func() bool, format string, args ...any) {
 	}
 }
 
+// claimed waits until others can see that the job runs: its attempt starts before the claim is committed.
+func (s *stage) claimed(id int64) {
+	s.t.Helper()
+	s.eventually(func() bool { return one[bool](s, "select locked_by is not null from offstage.jobs where id = $1", id) }, "job %d is not claimed", id)
+}
+
 // empty checks that nothing is left of any job.
 func (s *stage) empty() {
 	s.t.Helper()
