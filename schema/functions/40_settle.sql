@@ -267,8 +267,8 @@ begin
       where l.claim = any (array(select distinct c & -1024 from unnest(claims) c)) and l.worker_id + 0 = settle.worker_id  -- + 0: by worker it would step over all that it has deleted
     )
     select array_agg(j.ctid) as gone,
-      bool_or((case when j.options is null or j.options ->> 'keep' is null then j.task_id <> all (quiet) else j.options ->> 'keep' = 'all' end
-        or waited and exists (select from offstage_private.waiter w where w.job_id = j.id))) as kept,
+      array_agg(j.ctid) filter (where case when j.options is null or j.options ->> 'keep' is null then j.task_id <> all (quiet) else j.options ->> 'keep' = 'all' end
+        or waited and exists (select from offstage_private.waiter w where w.job_id = j.id)) as kept,
       array_agg(l.claim) filter (where j.queue_id is not null) as slot_claims,
       array_agg(j.queue_id) filter (where j.queue_id is not null) as slot_queues,
       count(offstage_private.notify_event(j.notify_channel, j.id, 'succeeded', j.options)) filter (where j.notify_channel is not null) as told
@@ -283,19 +283,17 @@ begin
       select j.claim from mine m where m.claim = (j.claim & -1024) and m.job_ids[(j.claim & 1023)::integer] = j.id
     ) l
     where j.released_claim < j.claim;
-    if batch.kept then
+    if batch.kept is not null then
       insert into offstage_private.history
         (settled_at, job_id, claim, added_at, run_at, claimed_at, task_id, queue_id, worker_id, attempt, priority, outcome, log, payload, result)
       select at, j.id, claims[j.position], j.added_at, j.run_at, l.claimed_at, j.task_id, j.queue_id, settle.worker_id, j.attempts + 1, j.priority,
         'succeeded', logs[j.position], j.payload, results[j.position]
       from (
         select j.*, width_bucket(j.id, (select job_ids || '{}'::bigint[])) as position
-        from offstage_private.job j where j.ctid = any (batch.gone)
+        from offstage_private.job j where j.ctid = any (batch.kept)
         offset 0
       ) j
-      left join offstage_private.lease l on l.claim = any (array[claims[j.position] & -1024])
-      where (case when j.options is null or j.options ->> 'keep' is null then j.task_id <> all (quiet) else j.options ->> 'keep' = 'all' end
-        or waited and exists (select from offstage_private.waiter w where w.job_id = j.id));
+      left join offstage_private.lease l on l.claim = any (array[claims[j.position] & -1024]);
     end if;
     delete from offstage_private.job j where j.ctid = any (batch.gone);
     n := n - coalesce(cardinality(batch.gone), 0);  -- keyed, not ours, or not there
