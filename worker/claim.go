@@ -17,7 +17,7 @@ import (
 )
 
 // A turn is one round trip: it settles what has ended and claims what fits. One turner, the lead, does them all while
-// the load is light; the others join while jobs are so short that the database is the bottleneck.
+// the load is light; the other joins while jobs are so short that the database is the bottleneck.
 //
 // When the lead turns:
 //
@@ -30,8 +30,8 @@ import (
 // are long.
 const (
 	maxBatch     = 1000                  // jobs in one turn: what a lease holds
-	maxAhead     = 3 * maxBatch          // jobs fetched ahead: two thirds of a batch for each turner
-	turners      = 2                     // two keep two cores of the server busy while the third waits for its disk
+	maxAhead     = 3 * maxBatch          // jobs fetched ahead: a batch for each turner, and one to be settled
+	turners      = 2                     // one waits for the server's disk while the other keeps the server busy
 	fetchAhead   = 50 * time.Millisecond // worth of jobs
 	settleWithin = 2 * time.Millisecond
 	hotLook      = time.Millisecond
@@ -248,7 +248,7 @@ func (t *turns) next(lead bool) (p *plan, wait time.Duration, done bool) {
 	}
 
 	ready, want := len(t.s.ready), t.want()
-	batch := min(max(t.ahead()/3, 1), maxBatch)
+	batch := t.batch()
 	settle := false
 	if n := len(t.queue); n > 0 {
 		age := now.Sub(t.queue[0].endedAt)
@@ -336,6 +336,9 @@ func (t *turns) ahead() int {
 	return int(min(fetchAhead*time.Duration(t.s.cfg.Jobs)/t.average, maxAhead))
 }
 
+// batch is how many jobs are worth a turn while others wait to be started.
+func (t *turns) batch() int { return min(max(t.ahead()/3, 1), maxBatch) }
+
 // want is how many jobs may be claimed now.
 func (t *turns) want() int {
 	if t.stopping.Load() || t.held {
@@ -401,7 +404,7 @@ func (t *turns) done(p *plan, unsettled []store.Verdict, look *store.Look) {
 		t.looked(p, look, time.Now())
 	}
 	wakeLead := len(t.queue) > 0 || t.stopping.Load() || t.uncertain
-	flood := t.ahead() >= 2*joinAt && t.more
+	flood := t.batch() >= joinAt && t.more
 	t.s.mu.Unlock()
 	if wakeLead {
 		kick(t.kicks[0])

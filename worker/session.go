@@ -26,7 +26,7 @@ var errDeclaredDead = errors.New("declared dead")
 // session is one identity of a worker in the database, from register to sign_off. Its goroutines:
 //
 //	runner ×Jobs  start what is in ready, put what has ended into ended            run.go
-//	turner ×3     settle what has ended and claim what fits, in one round trip     claim.go, settle.go
+//	turner ×2     settle what has ended and claim what fits, in one round trip     claim.go, settle.go
 //	beater        heartbeats; learns of cancelled jobs, settings, its own death    beat.go
 //	watchdog      stops claiming, then cancels attempts, while no heartbeat lands  beat.go
 //	chores        promote, rescue, tidy                                            internal/maintain

@@ -35,7 +35,7 @@ func (t *turns) ended(a *attempt) {
 	} else {
 		t.average = max((t.average*15+a.took)/16, 1)
 	}
-	batch := min(max(t.ahead()/3, 1), maxBatch)
+	batch := t.batch()
 	t.s.mu.Unlock()
 	if dry := len(t.s.ready) == 0; n > 0 && (dry || n == 1 || n == batch) {
 		kick(t.kicks[0])

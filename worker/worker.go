@@ -34,7 +34,7 @@ type task struct {
 	settings json.RawMessage
 }
 
-// New validates the config and starts nothing. The worker opens sessions of its own (six, two of them only under
+// New validates the config and starts nothing. The worker opens sessions of its own (five, one of them only under
 // load) with the pool's configuration; the pool itself is used by Progress and by your handlers.
 func New(pool *pgxpool.Pool, cfg Config) (*Worker, error) {
 	if pool == nil {

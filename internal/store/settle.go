@@ -22,7 +22,7 @@ type Settle struct {
 type Ending struct {
 	Claim   int64           `json:"claim"`
 	JobID   int64           `json:"job_id"`
-	Ending  string          `json:"ending"` // retry, fail, cancel, snooze, release, crash or finished
+	Ending  string          `json:"ending"` // retry, fail, cancel, snooze, release, crash, finished or lost
 	Error   string          `json:"error,omitempty"`
 	Delay   *float64        `json:"delay,omitempty"` // seconds
 	Payload json.RawMessage `json:"payload,omitempty"`
