@@ -25,8 +25,9 @@ var layers = map[string][]string{
 	"internal/maintain":     {"internal/store", "internal/wake"},
 	"worker":                {"", "schema", "internal/store", "internal/wake", "internal/maintain"},
 	"internal/runner/tasks": {},
-	"internal/runner/exec":  {"", "worker", "internal/runner/tasks"},
-	"internal/runner/node":  {"", "worker", "internal/runner/tasks", "internal/store"},
+	"internal/runner/lines": {},
+	"internal/runner/exec":  {"", "worker", "internal/runner/tasks", "internal/runner/lines"},
+	"internal/runner/node":  {"", "worker", "internal/runner/tasks", "internal/runner/lines", "internal/store"},
 	"internal/cli": {
 		"", "schema", "worker", "internal/devpg", "internal/store", "internal/wake", "internal/runner/exec", "internal/runner/node", "internal/runner/tasks",
 	},

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/offstage-dev/offstage/internal/runner/lines"
 )
 
 // unkillable is how long a process may take to vanish after SIGKILL. Only one that waits for a broken disk, or that
@@ -118,11 +120,11 @@ func (a *attempt) attach(p *pipes) *streams {
 	})
 	var reading sync.WaitGroup
 	follow := func(i int, from *os.File, emit func(string)) {
-		l := &lines{limit: a.config.MaxLine, emit: emit}
+		l := &lines.Writer{Limit: a.config.MaxLine, Emit: emit}
 		buf := make([]byte, 32<<10)
 		_, err := io.CopyBuffer(l, onlyReader{from}, buf)
 		s.held[i] = err != nil && !drain(from, l, buf)
-		l.flush()
+		l.Flush()
 	}
 	reading.Go(func() { follow(0, p.stdout.ours, a.output.stdoutLine) })
 	reading.Go(func() { follow(1, p.stderr.ours, a.output.stderrLine) })

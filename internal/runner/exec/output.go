@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+
+	"github.com/offstage-dev/offstage/internal/runner/lines"
 )
 
 // lineCost is what a line takes of the output's budget besides its bytes, so that a flood of empty lines ends too.
@@ -106,7 +108,7 @@ type tail struct {
 
 func (t *tail) push(e entry) {
 	if most := t.limit - t.cost; len(e.text) > most {
-		e.text = strings.Clone(string(wholeRunes([]byte(e.text[:max(most-len("…"), 0)])))) + "…"
+		e.text = strings.Clone(string(lines.WholeRunes([]byte(e.text[:max(most-len("…"), 0)])))) + "…"
 	}
 	t.entries = append(t.entries, e)
 	t.used += len(e.text) + t.cost

@@ -1,7 +1,6 @@
 package node
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"log/slog"
@@ -10,6 +9,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/offstage-dev/offstage/internal/runner/lines"
 	"github.com/offstage-dev/offstage/worker"
 )
 
@@ -57,13 +57,12 @@ func decode(b []byte, into ...any) error {
 	return json.Unmarshal(b, &into)
 }
 
-// logWriter cuts what a process prints into lines for the worker's log. One goroutine writes; it ends before flush.
+// logWriter writes what a process prints to the worker's log, line by line, and remembers the last lines. One goroutine
+// writes; it ends before Flush.
 type logWriter struct {
-	log func(line string)
-
-	mu   sync.Mutex // guards what follows; fatal may be called meanwhile
-	held []byte
-	last []string // lines, for why a process died
+	lines.Writer
+	mu   sync.Mutex // guards last; fatal may be called meanwhile
+	last []string   // for why a process died
 }
 
 const (
@@ -71,44 +70,20 @@ const (
 	lastLines   = 40
 )
 
-func (w *logWriter) Write(p []byte) (int, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	n := len(p)
-	for {
-		i := bytes.IndexByte(p, '\n')
-		if i < 0 {
-			w.hold(p)
-			return n, nil
+func newLogWriter(log func(line string)) *logWriter {
+	w := &logWriter{}
+	w.Writer = lines.Writer{Limit: longestLine, Emit: func(line string) {
+		if line == "" {
+			return
 		}
-		w.hold(p[:i])
-		w.end()
-		p = p[i+1:]
-	}
-}
-
-func (w *logWriter) hold(p []byte) {
-	w.held = append(w.held, p[:min(len(p), longestLine-len(w.held))]...)
-}
-
-func (w *logWriter) end() {
-	line := strings.TrimSuffix(strings.ToValidUTF8(string(w.held), "\uFFFD"), "\r")
-	w.held = w.held[:0]
-	if line == "" {
-		return
-	}
-	if w.last = append(w.last, line); len(w.last) > lastLines {
-		w.last = w.last[1:]
-	}
-	w.log(line)
-}
-
-func (w *logWriter) flush() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if len(w.held) > 0 {
-		w.end()
-	}
+		w.mu.Lock()
+		if w.last = append(w.last, line); len(w.last) > lastLines {
+			w.last = w.last[1:]
+		}
+		w.mu.Unlock()
+		log(line)
+	}}
+	return w
 }
 
 // fatal is the line that says why the process died: V8's, or the last one.

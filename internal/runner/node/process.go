@@ -100,9 +100,9 @@ func (r *Runner) start() (*process, error) {
 		Env: r.config.Env, Dir: r.config.Dir, ExtraFiles: []*os.File{theirs}, SysProcAttr: attributes(), WaitDelay: 200 * time.Millisecond,
 	}
 	log := r.config.Log
-	p.stderr = &logWriter{log: func(line string) { log.Error(line, "node", p.pid) }}
+	p.stderr = newLogWriter(func(line string) { log.Error(line, "node", p.pid) })
 	p.cmd.Stderr = p.stderr
-	p.cmd.Stdout = &logWriter{log: func(line string) { log.Info(line, "node", p.pid) }}
+	p.cmd.Stdout = newLogWriter(func(line string) { log.Info(line, "node", p.pid) })
 
 	started := make(chan error)
 	r.keepers.Go(func() {
@@ -459,7 +459,7 @@ func (p *process) ended() {
 	_ = p.conn.SetWriteDeadline(time.Now())
 	p.work.Wait()
 	_ = p.conn.Close()
-	p.stderr.flush()
+	p.stderr.Flush()
 	p.mu.Lock()
 	p.gone = true
 	left := p.running

@@ -1,4 +1,4 @@
-package exec
+package lines
 
 import (
 	"bytes"
@@ -10,11 +10,11 @@ import (
 
 func split(limit int, chunks ...string) []string {
 	var got []string
-	l := &lines{limit: limit, emit: func(line string) { got = append(got, line) }}
+	l := &Writer{Limit: limit, Emit: func(line string) { got = append(got, line) }}
 	for _, c := range chunks {
 		_, _ = l.Write([]byte(c))
 	}
-	l.flush()
+	l.Flush()
 	return got
 }
 
@@ -54,7 +54,7 @@ func TestLines(t *testing.T) {
 
 func TestLinesHoldNoMoreThanTheLimit(t *testing.T) {
 	t.Parallel()
-	l := &lines{limit: 1000, emit: func(string) {}}
+	l := &Writer{Limit: 1000, Emit: func(string) {}}
 	chunk := bytes.Repeat([]byte("x"), 32<<10)
 	for range 1000 {
 		_, _ = l.Write(chunk)
