@@ -192,11 +192,12 @@ func (s *stage) drained(within time.Duration) {
 	})
 }
 
-// histories are the outcomes of all jobs, in order.
+// histories are the outcomes of all jobs, in the order of their claims: what a worker has to say of a claim that never
+// came to be (it has no claimed_at) may come after the job has run elsewhere, and ended.
 func (s *stage) histories() map[int64][]string {
 	s.t.Helper()
 	rows, err := s.pool.Query(s.ctx(), `
-		select a.job_id, array(select h.outcome from offstage_private.history h where h.job_id = a.job_id order by h.settled_at, h.claim)
+		select a.job_id, array(select h.outcome from offstage_private.history h where h.job_id = a.job_id order by h.claim, h.claimed_at nulls first, h.settled_at)
 		from (select job_id from app.added union select job_id from offstage_private.history) a`)
 	if err != nil {
 		s.t.Fatal(err)

@@ -11,7 +11,8 @@ import (
 )
 
 // checks are queries that must have no rows. Their one column says what is wrong. "entry" is history in short: outcomes
-// that end an attempt, those that end the job, refused results.
+// that end an attempt, those that end the job, refused results. An entry without claimed_at is of a claim that never came
+// to be: it is written when its worker is connected again, perhaps after the job has ended elsewhere.
 var checks = []struct{ what, sql string }{
 	{"jobs that nobody has committed", `
 		select format('job %s (%s)', j.id, j.source) from (
@@ -30,7 +31,7 @@ var checks = []struct{ what, sql string }{
 	{"jobs of which history goes on after their end", `
 		select format('job %s: %s after %s', h.job_id, o.outcome, h.outcome)
 		from offstage_private.history h join offstage_private.history o on o.job_id = h.job_id and o.settled_at > h.settled_at
-		where h.outcome = any ('{succeeded,cancelled,removed,completed}') and o.outcome <> 'refused'`},
+		where h.outcome = any ('{succeeded,cancelled,removed,completed}') and o.outcome <> 'refused' and o.claimed_at is not null`},
 	{"failed jobs of which history does not say so", `
 		select format('job %s: attempts %s of %s, %s; history %s', j.id, j.attempts, offstage_private.attempts_of(j), j.last_error,
 			array(select h.outcome from offstage_private.history h where h.job_id = j.id order by h.settled_at))
@@ -38,7 +39,7 @@ var checks = []struct{ what, sql string }{
 		where j.failed and not exists (select from offstage_private.history h where h.job_id = j.id and h.outcome = 'failed')`},
 	{"claims that have ended more than once", `
 		select format('job %s, claim %s: %s', h.job_id, h.claim, array_agg(h.outcome order by h.settled_at)) from offstage_private.history h
-		where h.claim is not null group by h.job_id, h.claim
+		where h.claim is not null and h.claimed_at is not null group by h.job_id, h.claim
 		having count(*) filter (where h.outcome not in ('rescued', 'refused')) > 1 or count(*) filter (where h.outcome = 'rescued') > 1
 			or count(*) filter (where h.outcome = 'refused') > 1
 			or bool_or(h.outcome = 'rescued') and bool_or(h.outcome not in ('rescued', 'refused', 'failed', 'cancelled'))
@@ -74,7 +75,7 @@ var checks = []struct{ what, sql string }{
 		having count(*) <> 1 or not exists (select from offstage_private.history h where h.job_id = e.job_id and h.outcome = 'succeeded')`},
 	{"jobs that were rescued from a worker that lives", `
 		select format('job %s, worker %s', h.job_id, h.worker_id) from offstage_private.history h
-		join offstage_private.worker w on w.id = h.worker_id where h.outcome = 'rescued' and w.dead_at is null`},
+		join offstage_private.worker w on w.id = h.worker_id where h.outcome = 'rescued' and h.claimed_at is not null and w.dead_at is null`},
 	{"queues in which more jobs ran at a time, under valid claims, than may", `
 		with valid as (
 			-- A claim ends to be valid when it is settled or rescued, whatever its handler does.

@@ -136,7 +136,7 @@ func (db *database) jobDetail(ctx context.Context, id int64) (*jobDetail, error)
 		from offstage_private.history h
 		join offstage_private.task t on t.id = h.task_id left join offstage_private.queue q on q.id = h.queue_id
 		where h.job_id = $1::bigint and not exists (select from offstage_private.job j where j.id = $1::bigint)
-		order by h.settled_at desc, h.payload is null limit 1)`, id)
+		order by h.payload is null, h.settled_at desc limit 1)`, id)
 	if err != nil {
 		return nil, err
 	}
