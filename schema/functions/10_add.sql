@@ -128,8 +128,8 @@ create or replace function offstage.add_job(
 language plpgsql as $$
 declare
   new offstage_private.job;
-  job_ctid tid;
   task_attempts smallint;
+  at timestamptz;
 begin
   if job_key is not null and job_key_mode not in ('replace', 'preserve_run_at', 'unsafe_dedupe') then
     raise exception using errcode = 'GWBKM',
@@ -182,14 +182,20 @@ begin
   new.notify_channel := add_job.notify_channel;
   new.options := add_job.options;
 
-  if job_key is null then
-    insert into offstage_private.job select new.* returning ctid into job_ctid;
-    perform offstage_private.place(new, offstage_private.clock(), job_ctid);
-  else
+  at := offstage_private.clock();
+  if job_key is not null then
     new := offstage_private.add_keyed(new, job_key_mode, add_job.payload is not null);
     if job_key_mode = 'unsafe_dedupe' and new.revision > 0 then
       return offstage_private.job_row(new);  -- an old one, perhaps running
     end if;
+  elsif new.run_at <= at then  -- place(), in one statement with the insert: most jobs come this way
+    with added as (insert into offstage_private.job select new.* returning ctid)
+    insert into offstage_private.ticket (run_at, job_id, lane_id, queue_id, priority, job_ctid)
+    select new.run_at, new.id, new.lane_id, new.queue_id, new.priority, a.ctid from added a;
+    perform offstage_private.wake(new.task_id);
+  else
+    insert into offstage_private.job select new.*;
+    perform offstage_private.place(new, at);
   end if;
   task_attempts := coalesce(new.max_attempts, task_attempts, 25);
   return (new.id, new.queue_id, new.task_id, new.payload, new.priority, new.run_at, new.attempts, task_attempts,

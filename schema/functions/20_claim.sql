@@ -78,8 +78,9 @@ declare
   ctids tid[];             -- of their rows in job, as far as the tickets know
   found_jobs integer;
   moved boolean;
-  free tid[];              -- tickets of this round without a queue
-  queued tid[];            -- and with one
+  places tid[];            -- of the tickets that this round got; then of those without a queue,
+  queued tid[];            -- and of those with one
+  in_queues integer;       -- how many
   handed json;             -- tickets that a settle of this transaction has made, and those of them that this round got
   turned tid[];
   queue_ids integer[];
@@ -108,25 +109,31 @@ begin
 
   while room > 0 and cardinality(lanes) > 0 loop
     rounds := rounds + 1;
-    if cardinality(lanes) = 1 and (mark_lanes is null or mark_lanes = lanes) and handed is null then
-      -- One lane, at most one mark: the index gives the order, and rows are locked as they are found. What is
-      -- more urgent than the mark comes first.
+    if cardinality(lanes) = 1 and mark_lanes is null and handed is null then
+      -- One lane, everything: what a worker does that has been woken. The index gives the order, and rows are locked as they
+      -- are found.
       lane := lanes[1];
-      select array_agg(t.job_id order by t.job_id) filter (where t.queue_id is null), array_agg(t.job_ctid) filter (where t.queue_id is null),
-        array_agg(t.place) filter (where t.queue_id is null), array_agg(t.place) filter (where t.queue_id is not null),
-        array_agg(t.queue_id) filter (where t.queue_id is not null), count(*), 0
-      into taken, ctids, free, queued, queue_ids, seen, looked
+      select array_agg(t.job_id order by t.job_id), array_agg(t.job_ctid), array_agg(t.place), count(t.queue_id), count(*), 0
+      into taken, ctids, places, in_queues, seen, looked
+      from (
+        select t.ctid as place, t.job_id, t.job_ctid, t.queue_id from offstage_private.ticket t where t.lane_id = lane
+        order by t.lane_id, t.priority, t.run_at, t.job_id limit room for update skip locked
+      ) t;
+      turned := null;
+    elsif cardinality(lanes) = 1 and mark_lanes = lanes and handed is null then
+      -- One lane with one mark: the same, but what is more urgent than the mark comes first, then what comes after it.
+      lane := lanes[1];
+      select array_agg(t.job_id order by t.job_id), array_agg(t.job_ctid), array_agg(t.place), count(t.queue_id), count(*), 0
+      into taken, ctids, places, in_queues, seen, looked
       from (
         select * from (
-          select t.ctid as place, t.* from offstage_private.ticket t
+          select t.ctid as place, t.job_id, t.job_ctid, t.queue_id from offstage_private.ticket t
           where t.lane_id = lane and t.priority < mark_priorities[1]
           order by t.lane_id, t.priority, t.run_at, t.job_id limit room for update skip locked) urgent
         union all
         select * from (
-          select t.ctid as place, t.* from offstage_private.ticket t
-          where t.lane_id = lane
-            and (t.priority, t.run_at, t.job_id)
-              > (coalesce(mark_priorities[1], (-32768)::smallint), coalesce(mark_run_ats[1], '-infinity'), coalesce(mark_job_ids[1], -1))
+          select t.ctid as place, t.job_id, t.job_ctid, t.queue_id from offstage_private.ticket t
+          where t.lane_id = lane and (t.priority, t.run_at, t.job_id) > (mark_priorities[1], mark_run_ats[1], mark_job_ids[1])
           order by t.lane_id, t.priority, t.run_at, t.job_id limit room for update skip locked) onward
         limit room
       ) t;
@@ -164,14 +171,19 @@ begin
         select l.* from look l join offstage_private.ticket t on t.ctid = l.place
         order by l.priority, l.run_at, l.job_id limit room for update of t skip locked
       )
-      select array_agg(t.job_id order by t.job_id) filter (where t.queue_id is null), array_agg(t.job_ctid) filter (where t.queue_id is null),
-        array_agg(t.place) filter (where t.queue_id is null), array_agg(t.place) filter (where t.queue_id is not null),
-        array_agg(t.queue_id) filter (where t.queue_id is not null), count(*), (select count(*) from look),
+      select array_agg(t.job_id order by t.job_id), array_agg(t.job_ctid), array_agg(t.place), count(t.queue_id), count(*), (select count(*) from look),
         array_agg(t.place) filter (where t.turned)
-      into taken, ctids, free, queued, queue_ids, seen, looked, turned from got t;
+      into taken, ctids, places, in_queues, seen, looked, turned from got t;
       handed := null;
     end if;
-    delete from offstage_private.ticket t where t.ctid = any (free);  -- a statement of its own: with returning it takes twice as long
+    queued := null;
+    if in_queues > 0 then
+      select array_agg(t.job_id order by t.job_id) filter (where t.queue_id is null), array_agg(t.job_ctid) filter (where t.queue_id is null),
+        array_agg(t.ctid) filter (where t.queue_id is null), array_agg(t.ctid) filter (where t.queue_id is not null),
+        array_agg(t.queue_id) filter (where t.queue_id is not null)
+      into taken, ctids, places, queued, queue_ids from offstage_private.ticket t where t.ctid = any (places);
+    end if;
+    delete from offstage_private.ticket t where t.ctid = any (places);  -- a statement of its own: with returning it takes twice as long
     again := looked >= look_at and seen < room;  -- the rest is locked; behind it there may be more
     exit when seen = 0;
     -- A number of its own for each round, taken after its tickets were locked: a job that somebody has released since
@@ -266,12 +278,13 @@ begin
       at := coalesce(at, offstage_private.clock());
       -- Only now, so that a look that finds nothing writes nothing and commits without a flush. Whoever holds the row
       -- against us (rescue) is declaring us dead.
-      perform 1 from offstage_private.worker w where w.id = claim.worker_id and w.dead_at is null for key share skip locked;
+      insert into offstage_private.lease (claim, worker_id, claimed_at, job_ids)
+      select lease, w.id, at, taken from offstage_private.worker w
+      where w.id = claim.worker_id and w.dead_at is null for key share skip locked;
       if not found then
         raise exception using errcode = 'OS001', message = format('worker %s is not alive', worker_id),
           hint = 'It missed its heartbeats, and others may have its jobs. Register again.';
       end if;
-      insert into offstage_private.lease (claim, worker_id, claimed_at, job_ids) values (lease, claim.worker_id, at, taken);
       moved := false;
       loop
         -- By their ctids, which takes half as long as by id. Rows that have moved since (a keyed add, VACUUM FULL, …), and
