@@ -28,17 +28,20 @@ var allBinary = []int16{pgtype.BinaryFormatCode}
 type pipeline struct {
 	conn     *pgx.Conn
 	pg       *pgconn.Pipeline
-	prepared bool
-	err      error // the first one
+	prepared map[string]*pgconn.StatementDescription // by name; nil: nothing is
+	err      error                                   // the first one
 }
 
 func (s *Store) pipeline(ctx context.Context, conn *pgx.Conn) (*pipeline, error) {
-	p := &pipeline{conn: conn, prepared: conn.Config().DefaultQueryExecMode == pgx.QueryExecModeCacheStatement}
-	if p.prepared {
+	p := &pipeline{conn: conn}
+	if conn.Config().DefaultQueryExecMode == pgx.QueryExecModeCacheStatement {
+		p.prepared = make(map[string]*pgconn.StatementDescription, 2)
 		for _, c := range []*call{&s.settle, &s.claim} {
-			if _, err := conn.Prepare(ctx, c.name, c.sql); err != nil { // does nothing the second time
+			statement, err := conn.Prepare(ctx, c.name, c.sql) // asks the server the first time only
+			if err != nil {
 				return nil, err
 			}
+			p.prepared[c.name] = statement
 		}
 	}
 	p.pg = conn.PgConn().StartPipeline(ctx)
@@ -50,8 +53,8 @@ func (p *pipeline) send(c *call, args []any) {
 	if err := b.Build(p.conn.TypeMap(), &c.params, args); err != nil {
 		panic("store: arguments of " + c.name + ": " + err.Error()) // their types do not depend on what they hold
 	}
-	if p.prepared {
-		p.pg.SendQueryPrepared(c.name, b.ParamValues, b.ParamFormats, allBinary)
+	if statement := p.prepared[c.name]; statement != nil {
+		p.pg.SendQueryStatement(statement, b.ParamValues, b.ParamFormats, allBinary) // does not ask what the columns are again
 	} else {
 		p.pg.SendQueryParams(c.sql, b.ParamValues, c.params.ParamOIDs, b.ParamFormats, allBinary)
 	}

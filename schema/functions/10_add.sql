@@ -51,6 +51,35 @@ begin
   end if;
 end $$;
 
+-- Checks what a caller may leave out, and mostly does: called only when there is something to check.
+create or replace function offstage_private.check_job(job_key text, max_attempts integer, notify_channel text, options json) returns void
+language plpgsql as $$
+begin
+  if max_attempts::smallint <= 0 then
+    raise check_violation using message = format('max_attempts is %s, at least 1 is needed', max_attempts),
+      constraint = 'jobs_max_attempts_check';
+  end if;
+  if length(job_key) not between 1 and 512 then
+    raise check_violation using message = format('the job_key has %s characters, 1 to 512 are allowed', length(job_key)),
+      constraint = 'jobs_key_check';
+  end if;
+  if notify_channel is not null then
+    perform offstage_private.check_channel(notify_channel);
+  end if;
+  if options is not null then
+    perform offstage_private.check_options(options);
+  end if;
+end $$;
+
+-- The row of a new job, in the order of the columns. One expression, because each assignment costs as much as all of it.
+create or replace function offstage_private.new_job(
+  id bigint, task_id integer, lane_id integer, queue_id integer, payload json, run_at timestamptz, max_attempts integer, job_key text,
+  priority integer, flags jsonb, notify_channel text, options json) returns offstage_private.job
+language sql volatile as $$
+  select row (id, coalesce(run_at, now()), now(), now(), 0, task_id, lane_id, queue_id, 0, coalesce(priority, 0), 0, max_attempts, 0, false,
+    coalesce(payload, '{}'), job_key, flags, null, notify_channel, options)::offstage_private.job
+$$;
+
 -- Adds a job under a job_key, or changes the one that has it. See job_key_mode in docs/sql-api.md.
 create or replace function offstage_private.add_keyed(
   new offstage_private.job, job_key_mode text, with_payload boolean) returns offstage_private.job
@@ -128,79 +157,55 @@ create or replace function offstage.add_job(
 language plpgsql as $$
 declare
   new offstage_private.job;
+  task integer;
   task_attempts smallint;
-  at timestamptz;
+  queue integer;
+  lane integer;
+  flag_set jsonb;
 begin
-  if job_key is not null and job_key_mode not in ('replace', 'preserve_run_at', 'unsafe_dedupe') then
-    raise exception using errcode = 'GWBKM',
-      message = 'Invalid job_key_mode value, expected ''replace'', ''preserve_run_at'' or ''unsafe_dedupe''.';
-  end if;
-  if max_attempts::smallint <= 0 then
-    raise check_violation using message = format('max_attempts is %s, at least 1 is needed', max_attempts),
-      constraint = 'jobs_max_attempts_check';
-  end if;
-  if length(job_key) not between 1 and 512 then
-    raise check_violation using message = format('the job_key has %s characters, 1 to 512 are allowed', length(job_key)),
-      constraint = 'jobs_key_check';
-  end if;
-  if notify_channel is not null then
-    perform offstage_private.check_channel(notify_channel);
-  end if;
-  if options is not null then
-    perform offstage_private.check_options(options);
+  if job_key is not null or max_attempts is not null or notify_channel is not null or options is not null then
+    if job_key is not null and job_key_mode not in ('replace', 'preserve_run_at', 'unsafe_dedupe') then
+      raise exception using errcode = 'GWBKM',
+        message = 'Invalid job_key_mode value, expected ''replace'', ''preserve_run_at'' or ''unsafe_dedupe''.';
+    end if;
+    perform offstage_private.check_job(job_key, max_attempts, notify_channel, options);
   end if;
 
-  select t.id, t.max_attempts into new.task_id, task_attempts from offstage_private.task t where t.name = identifier;
+  select t.id, t.id, t.max_attempts into task, lane, task_attempts from offstage_private.task t where t.name = identifier;
   if not found then
-    new.task_id := offstage_private.task_id(identifier);
+    task := offstage_private.task_id(identifier);
+    lane := task;
   end if;
   if queue_name is not null then
-    select q.id into new.queue_id from offstage_private.queue q where q.name = queue_name;
+    select q.id into queue from offstage_private.queue q where q.name = queue_name;
     if not found then
-      new.queue_id := offstage_private.queue_id(queue_name);
+      queue := offstage_private.queue_id(queue_name);
     end if;
   end if;
-  if flags is null then
-    new.lane_id := new.task_id;
-  else
-    new.flags := offstage_private.flag_set(flags);
-    new.lane_id := offstage_private.lane_id(new.task_id, new.flags);
+  if flags is not null then
+    flag_set := offstage_private.flag_set(flags);
+    lane := offstage_private.lane_id(task, flag_set);
   end if;
-  new.id := nextval('offstage_private.job_id');
-  new.run_at := coalesce(add_job.run_at, now());
-  new.added_at := now();
-  new.updated_at := new.added_at;
-  new.released_claim := 0;
-  new.revision := 0;
-  new.priority := coalesce(add_job.priority, 0);
-  new.attempts := 0;
-  new.max_attempts := add_job.max_attempts;
-  new.crashes := 0;
-  new.failed := false;
-  new.payload := coalesce(add_job.payload, '{}');
-  new.key := job_key;
-  new.notify_channel := add_job.notify_channel;
-  new.options := add_job.options;
+  new := offstage_private.new_job(nextval('offstage_private.job_id'), task, lane, queue, payload, run_at, max_attempts, job_key, priority,
+    flag_set, notify_channel, options);
 
-  at := offstage_private.clock();
   if job_key is not null then
-    new := offstage_private.add_keyed(new, job_key_mode, add_job.payload is not null);
+    new := offstage_private.add_keyed(new, job_key_mode, payload is not null);
     if job_key_mode = 'unsafe_dedupe' and new.revision > 0 then
       return offstage_private.job_row(new);  -- an old one, perhaps running
     end if;
-  elsif new.run_at <= at then  -- place(), in one statement with the insert: most jobs come this way
+  elsif new.run_at <= offstage_private.clock() then  -- place(), in one statement with the insert: most jobs come this way
     with added as (insert into offstage_private.job select new.* returning ctid)
     insert into offstage_private.ticket (run_at, job_id, lane_id, queue_id, priority, job_ctid)
     select new.run_at, new.id, new.lane_id, new.queue_id, new.priority, a.ctid from added a;
-    perform offstage_private.wake(new.task_id);
+    perform offstage_private.wake(task);
   else
     insert into offstage_private.job select new.*;
-    perform offstage_private.place(new, at);
+    perform offstage_private.place(new, offstage_private.clock());
   end if;
-  task_attempts := coalesce(new.max_attempts, task_attempts, 25);
-  return (new.id, new.queue_id, new.task_id, new.payload, new.priority, new.run_at, new.attempts, task_attempts,
-          new.last_error, new.added_at, new.updated_at, new.key, null, null, new.revision, new.flags,
-          true)::offstage._private_jobs;
+  return (new.id, new.queue_id, new.task_id, new.payload, new.priority, new.run_at, new.attempts,
+          coalesce(new.max_attempts, task_attempts, 25), new.last_error, new.added_at, new.updated_at, new.key, null, null, new.revision,
+          new.flags, true)::offstage._private_jobs;
 end $$;
 
 -- Adds many jobs, all or none; ids and rows come in the order of the specs. options has one element a spec, or is
@@ -217,6 +222,8 @@ declare
   n integer := coalesce(cardinality(specs), 0);
   at timestamptz := offstage_private.clock();
   ids bigint[];
+  task integer;
+  flag_set jsonb;
   new offstage_private.job;
   keyed offstage_private.job[];
   r record;
@@ -238,13 +245,9 @@ begin
   loop
     if r.identifier is null or length(r.identifier) > 128 then
       perform offstage_private.task_id(r.identifier);  -- raises
-    elsif r.max_attempts <= 0 then
-      raise check_violation using message = format('max_attempts is %s, at least 1 is needed', r.max_attempts),
-        constraint = 'jobs_max_attempts_check';
-    elsif length(r.job_key) not between 1 and 512 then
-      raise check_violation using message = format('the job_key has %s characters, 1 to 512 are allowed', length(r.job_key)),
-        constraint = 'jobs_key_check';
-    elsif r.job_key is not null and r.twice > 1 then
+    end if;
+    perform offstage_private.check_job(r.job_key, r.max_attempts, null, null);
+    if r.job_key is not null and r.twice > 1 then
       raise cardinality_violation using message = 'ON CONFLICT DO UPDATE command cannot affect row a second time',
         detail = format('The job_key %L occurs twice.', r.job_key),
         hint = 'Ensure that no two specs of one call have the same job_key.';
@@ -271,25 +274,11 @@ begin
     cross join lateral (select s.ord) o
     where s.job_key is not null order by s.job_key
   loop
-    new := null;
-    new.id := ids[r.ord];
-    new.task_id := offstage_private.task_id(r.identifier);
-    new.queue_id := case when r.queue_name is not null then offstage_private.queue_id(r.queue_name) end;
-    new.flags := offstage_private.flag_set(r.flags);
-    new.lane_id := offstage_private.lane_id(new.task_id, new.flags);
-    new.run_at := coalesce(r.run_at, now());
-    new.added_at := now();
-    new.updated_at := new.added_at;
-    new.released_claim := 0;
-    new.revision := 0;
-    new.priority := coalesce(r.priority, 0);
-    new.attempts := 0;
-    new.max_attempts := r.max_attempts;
-    new.crashes := 0;
-    new.failed := false;
-    new.payload := coalesce(r.payload, '{}');
-    new.key := r.job_key;
-    new.options := options[r.ord];
+    task := offstage_private.task_id(r.identifier);
+    flag_set := offstage_private.flag_set(r.flags);
+    new := offstage_private.new_job(ids[r.ord], task, offstage_private.lane_id(task, flag_set),
+      case when r.queue_name is not null then offstage_private.queue_id(r.queue_name) end, r.payload, r.run_at, r.max_attempts, r.job_key,
+      r.priority, flag_set, null, options[r.ord]);
     new := offstage_private.add_keyed(new, case when job_key_preserve_run_at then 'preserve_run_at' else 'replace' end, r.payload is not null);
     ids[r.ord] := new.id;
     keyed := array_append(keyed, new);
@@ -369,13 +358,7 @@ begin
     raise invalid_parameter_value using message = format('payloads must be a JSON array, not %s', coalesce(json_typeof(payloads), 'null')),
       hint = 'One element a job, such as [{"to": "a@example.com"}, {"to": "b@example.com"}].';
   end if;
-  if max_attempts::smallint <= 0 then
-    raise check_violation using message = format('max_attempts is %s, at least 1 is needed', max_attempts),
-      constraint = 'jobs_max_attempts_check';
-  end if;
-  if options is not null then
-    perform offstage_private.check_options(options);
-  end if;
+  perform offstage_private.check_job(null, max_attempts, null, options);
   if queue_name is not null then
     queue := offstage_private.queue_id(queue_name);
   end if;
