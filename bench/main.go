@@ -32,6 +32,7 @@ type options struct {
 	self          bool
 	json          bool
 	javascript    bool
+	slots         int
 }
 
 // scenarios in the order they run.
@@ -86,6 +87,7 @@ func parseOptions(args []string) (o options, err error) {
 	f.DurationVar(&o.timeout, "timeout", 5*time.Minute, "longest `duration` of one measurement")
 	f.BoolVar(&o.self, "self", false, "compare graphile-worker with itself, to check the harness: every ratio should be 1")
 	f.BoolVar(&o.javascript, "javascript", false, "let our worker perform the same task in JavaScript, as graphile-worker does")
+	f.IntVar(&o.slots, "slots", 0, "how many `jobs` our worker runs at a time; default: its default (graphile-worker runs 24, at its best settings)")
 	f.BoolVar(&o.json, "json", false, "print JSON")
 	if err := f.Parse(args); err != nil {
 		return o, err
@@ -114,7 +116,7 @@ func parseOptions(args []string) (o options, err error) {
 			o.only = append(o.only, name)
 		}
 	}
-	if o.rounds < 1 || o.jobs < 1 || o.samples < 1 || o.writers < 1 || o.writers > 90 || o.gap < time.Millisecond || o.seconds < time.Millisecond {
+	if o.slots < 0 || o.rounds < 1 || o.jobs < 1 || o.samples < 1 || o.writers < 1 || o.writers > 90 || o.gap < time.Millisecond || o.seconds < time.Millisecond {
 		return o, errors.New("numbers must be positive, --writers at most 90, durations at least 1ms")
 	}
 	return o, nil
@@ -125,7 +127,7 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
-	var own system = &ours{javascript: o.javascript}
+	var own system = &ours{javascript: o.javascript, slots: o.slots}
 	if o.self {
 		same := *other
 		same.label += " (itself)"

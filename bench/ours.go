@@ -1,12 +1,15 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -20,13 +23,21 @@ import (
 // ours is Offstage. Every use of its public API in this module is in this file.
 type ours struct {
 	javascript bool // the worker's task is one in JavaScript
+	slots      int  // how many jobs the worker runs at a time; 0: the default
 }
 
 func (o *ours) title() string {
+	var how []string
 	if o.javascript {
-		return "offstage (JavaScript)"
+		how = append(how, "JavaScript")
 	}
-	return "offstage"
+	if o.slots > 0 {
+		how = append(how, fmt.Sprintf("%d at a time", o.slots))
+	}
+	if how == nil {
+		return "offstage"
+	}
+	return "offstage (" + strings.Join(how, ", ") + ")"
 }
 func (*ours) schema() string { return schema.Default }
 func (*ours) jobs() string   { return schema.Default + "_private.job" }
@@ -43,7 +54,7 @@ func (*ours) install(ctx context.Context, url string) error {
 
 func (o *ours) command(config *agentConfig) *exec.Cmd {
 	config.System = "offstage"
-	config.JavaScript = o.javascript
+	config.JavaScript, config.Slots = o.javascript, o.slots
 	config.Schema = o.schema()
 	return selfCommand()
 }
@@ -57,13 +68,13 @@ func keepNothing(ctx context.Context, b *block) error {
 	return err
 }
 
-// newWorking is a worker with nothing tuned.
+// newWorking is a worker with nothing tuned, unless --slots was given.
 func newWorking(c *child) (role, error) {
 	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})))
 	if c.config.JavaScript {
 		return newScripted(c)
 	}
-	w, err := worker.New(c.pool, worker.Config{})
+	w, err := worker.New(c.pool, worker.Config{Jobs: c.config.Slots})
 	if err != nil {
 		return nil, err
 	}
@@ -89,12 +100,12 @@ func newScripted(c *child) (role, error) {
 	if err != nil {
 		return nil, err
 	}
-	runner, err := node.Start(context.Background(), found, node.Config{Pool: c.pool, Jobs: 10})
+	runner, err := node.Start(context.Background(), found, node.Config{Pool: c.pool, Jobs: cmp.Or(c.config.Slots, 10)})
 	if err != nil {
 		return nil, err
 	}
 	counting := &working{child: c}
-	w, err := worker.New(c.pool, worker.Config{Runners: []worker.Runner{runner}, Middleware: []func(worker.Handler) worker.Handler{
+	w, err := worker.New(c.pool, worker.Config{Jobs: c.config.Slots, Runners: []worker.Runner{runner}, Middleware: []func(worker.Handler) worker.Handler{
 		func(next worker.Handler) worker.Handler {
 			return func(ctx context.Context, job *offstage.Job) (json.RawMessage, error) {
 				result, err := next(ctx, job)

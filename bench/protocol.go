@@ -26,6 +26,7 @@ type agentConfig struct {
 	Chunk   int `json:"chunk"`   // bulk: jobs a call
 
 	JavaScript bool `json:"javascript,omitempty"` // worker, ours: the task is one in JavaScript
+	Slots      int  `json:"slots,omitempty"`      // worker, ours: jobs at a time; 0: the default
 
 	PeerModule string         `json:"peer_module,omitempty"`
 	Settings   map[string]any `json:"settings,omitempty"` // of the peer's worker

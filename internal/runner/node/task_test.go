@@ -181,3 +181,40 @@ func TestJob(t *testing.T) {
 		}
 	}
 }
+
+// Helpers are an ordinary object, whatever is done to them, although most of it is made when it is asked for.
+func TestHelpersAreAnObject(t *testing.T) {
+	t.Parallel()
+	b := open(t, map[string]string{"t.js": `
+		"use strict";
+		const { inspect } = require("node:util");
+		const does = {
+			destructure: ({ job, logger, addJob, ...rest }) => [typeof job.id, typeof logger.info, typeof addJob, Object.keys(rest).length],
+			names: (h) => Object.keys(h).join(" "),
+			print: (h) => inspect(h, { depth: 0 }).includes("addJob: [Function"),
+			printLater: (h) => [typeof h.query, inspect(h, { depth: 0 }).includes("job: [Object]")],
+			plain: (h) => [Object.getPrototypeOf(h) === Object.prototype, typeof h.query, Object.getPrototypeOf(h) === Object.prototype, String(h)],
+			same: (h) => [h.job === h.job, h.logger === h.logger, h.addJob === h.addJob, h.abortSignal === h.abortSignal, ({ ...h }).logger === h.logger],
+			change: (h) => { const own = []; h.logger = own; h.job = own; h.mine = 1; return [h.logger === own, h.job === own, h.mine, "mine" in h, delete h.mine, "mine" in h] },
+			has: (h) => ["job" in h, "abortPromise" in h, "nothing" in h, h.nothing === undefined, Object.hasOwn(h, "logger")],
+			freeze: (h) => { Object.freeze(h); return [Object.isFrozen(h), typeof h.addJob, Object.getPrototypeOf(h) === Object.prototype] },
+			inherit: (h) => { const more = Object.create(h); return [typeof more.job.id, typeof more.addJob] },
+		};
+		module.exports = ({ what }, helpers) => ({ is: does[what](helpers) });`})
+	for what, want := range map[string]string{
+		"destructure": `["string","function","function",8]`,
+		"names":       `"job logger withPgClient query addJob addJobs getQueueName progress debug abortSignal abortPromise"`,
+		"print":       `true`,
+		"printLater":  `["function",true]`,
+		"plain":       `[true,"function",true,"[object Object]"]`,
+		"same":        `[true,true,true,true,true]`,
+		"change":      `[true,true,1,true,true,false]`,
+		"has":         `[true,true,false,true,true]`,
+		"freeze":      `[true,"function",true]`,
+		"inherit":     `["string","function"]`,
+	} {
+		if result, log, err := b.run("t", `{"what": "`+what+`"}`); err != nil || result != `{"is":`+want+`}` || len(log) > 0 {
+			t.Errorf("%s: %s %v %q", what, result, err, log)
+		}
+	}
+}

@@ -1,8 +1,8 @@
 "use strict";
 // One attempt of one job: what its task sees of it, and how it ends. Nothing is made before the task asks for it, because
 // most tasks use little of their helpers and some run a hundred thousand times a minute.
-const { format } = require("node:util");
 const { describe, messageOf, revive, show } = require("./errors.cjs");
+const { helpersOf } = require("./helpers.cjs");
 const { Output } = require("./output.cjs");
 
 const maxResult = 1 << 20; // bytes
@@ -201,31 +201,8 @@ class Attempt {
     return made.reporting;
   }
 
-  // helpers: own properties, because tasks spread and destructure them; getters for what is dear to make.
   get helpers() {
-    const attempt = this;
-    const { withPgClient, query } = this.host.database;
-    return {
-      get job() {
-        return attempt.job;
-      },
-      get logger() {
-        return attempt.logger;
-      },
-      withPgClient,
-      query,
-      addJob: (identifier, payload, spec) => attempt.addJob(identifier, payload, spec),
-      addJobs: (specs, preserveRunAt) => attempt.addJobs(specs, preserveRunAt),
-      getQueueName: (id) => attempt.getQueueName(id),
-      progress: (percent, message) => attempt.progress(percent, message),
-      debug: (text, ...args) => attempt.logger.debug(format(text, ...args)),
-      get abortSignal() {
-        return attempt.signal;
-      },
-      get abortPromise() {
-        return attempt.abortPromise;
-      },
-    };
+    return helpersOf(this);
   }
 }
 
