@@ -79,13 +79,12 @@ $$;
 -- NOTIFY is worth its price (it serialises commits). Called after the ticket was written: a worker that fell
 -- asleep later waits until transactions as old as ours have ended (claim(), "awake_after").
 create or replace function offstage_private.wake(of_task integer) returns void
-language plpgsql as $$
-begin
-  if (case when pg_try_advisory_lock(hashtext('offstage'), of_task)
-      then not pg_advisory_unlock(hashtext('offstage'), of_task) else true end) then
-    perform pg_notify('offstage:wake', 'offstage');
-  end if;
-end $$;
+language sql volatile as $$  -- one expression, so that it becomes part of the statement that calls it
+  select case
+    when case when pg_try_advisory_lock(hashtext('offstage'), of_task) then not pg_advisory_unlock(hashtext('offstage'), of_task) else true end
+      then pg_notify('offstage:wake', 'offstage')
+  end
+$$;
 
 -- Gives a job that may run a place: a ticket, or a row in scheduled while its time has not come. promote() looks again
 -- within two seconds, so that only what is due sooner must be told: on a channel of its own, because a look at scheduled

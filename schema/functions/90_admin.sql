@@ -88,6 +88,7 @@ begin
     j.max_attempts := coalesce(reschedule_jobs.max_attempts, j.max_attempts);
     j.updated_at := now();
     if reschedule_jobs.attempts is not null or reschedule_jobs.max_attempts is not null then
+      perform offstage_private.check_job(null, max_attempts, null, null);
       j.failed := false;
     end if;
     j.failed := j.failed or j.attempts >= offstage_private.attempts_of(j);

@@ -104,6 +104,7 @@ create table offstage_private.worker (
   dead_at timestamptz
 ) with (fillfactor = 20);
 
+-- What may be in a job is checked by check_job() and its callers: every statement reads a table's own constraints anew.
 create sequence offstage_private.job_id;
 create table offstage_private.job (
   id bigint primary key,
@@ -117,11 +118,11 @@ create table offstage_private.job (
   revision integer not null default 0,
   priority smallint not null,
   attempts smallint not null default 0,               -- spent; the running one is not among them
-  max_attempts smallint constraint jobs_max_attempts_check check (max_attempts > 0),  -- null: the task's
+  max_attempts smallint,                              -- null: the task's
   crashes smallint not null default 0,                -- workers that died while they ran it, in a row
   failed boolean not null default false,
   payload json not null,
-  key text constraint jobs_key_check check (length(key) between 1 and 512),
+  key text,
   flags jsonb,
   last_error text,
   notify_channel text,
@@ -168,7 +169,7 @@ create table offstage_private.lease (
   claim bigint primary key,
   worker_id integer not null,
   claimed_at timestamptz not null,
-  job_ids bigint[] not null check (cardinality(job_ids) between 1 and 1000)  -- 1000: one page, and below 1024
+  job_ids bigint[] not null  -- 1 to 1000 of them: one page, and below 1024
 ) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 alter table offstage_private.lease alter job_ids set storage plain;         -- compressing cost 0.6 us a job
 create index lease_worker on offstage_private.lease (worker_id);            -- heartbeat(), rescue()
