@@ -138,8 +138,23 @@ begin
         limit room
       ) t;
       turned := null;
+    elsif mark_lanes is null then
+      -- Several, everything: the tickets of each lane, merged, then locked.
+      look_at := room * 2 + 50;
+      with look as materialized (
+        select t.* from unnest(lanes) l (lane_id) cross join lateral (
+          select t.ctid as place, t.priority, t.run_at, t.job_id, t.job_ctid, t.queue_id from offstage_private.ticket t
+          where t.lane_id = l.lane_id order by t.lane_id, t.priority, t.run_at, t.job_id limit look_at) t
+        order by t.priority, t.run_at, t.job_id limit look_at
+      ), got as materialized (
+        select l.* from look l join offstage_private.ticket t on t.ctid = l.place
+        order by l.priority, l.run_at, l.job_id limit room for update of t skip locked
+      )
+      select array_agg(t.job_id order by t.job_id), array_agg(t.job_ctid), array_agg(t.place), count(t.queue_id), count(*), (select count(*) from look)
+      into taken, ctids, places, in_queues, seen, looked from got t;
+      turned := null;
     else
-      -- Several: the tickets of each range between the marks, and those handed on, merged, then locked.
+      -- Several, with marks: the tickets of each range between them, and those handed on, merged, then locked.
       look_at := room * 2 + 50;
       with mark as (
         select * from unnest(mark_lanes, mark_priorities, mark_run_ats, mark_job_ids) k (lane_id, priority, run_at, job_id)
