@@ -320,7 +320,9 @@ begin
         moved := true;
         ctids := array(  -- no join: one that was planned while there were no jobs reads the whole index
           select j.ctid from offstage_private.job j
-          where j.id = any (array(select unnest(taken) except select k.id from offstage_private.job k where k.ctid = any (ctids))));
+          where j.id = any (array(select unnest(taken) except
+            -- an array, because PostgreSQL 18 reads all of the table's index for what except would like to have in order
+            select unnest(array(select k.id from offstage_private.job k where k.ctid = any (ctids))))));
       end loop;
     end if;
     exit when again or queued is null or seen < room;
