@@ -50,27 +50,17 @@ func newStage(t *testing.T, opts ...pgtest.Option) *stage {
 	return s
 }
 
-// ctx ends with the test, or after a minute.
-func (s *stage) ctx() context.Context {
-	ctx, cancel := context.WithTimeout(s.t.Context(), time.Minute)
-	s.t.Cleanup(cancel)
-	return ctx
-}
+func (s *stage) ctx() context.Context { return pgtest.Context(s.t) }
 
 func (s *stage) exec(sql string, args ...any) {
 	s.t.Helper()
-	if _, err := s.pool.Exec(s.ctx(), sql, args...); err != nil {
-		s.t.Fatalf("%s: %v", sql, err)
-	}
+	pgtest.Do(s.t, s.pool, sql, args...)
 }
 
 // one is the only value of a query.
-func one[T any](s *stage, sql string, args ...any) (v T) {
+func one[T any](s *stage, sql string, args ...any) T {
 	s.t.Helper()
-	if err := s.pool.QueryRow(s.ctx(), sql, args...).Scan(&v); err != nil {
-		s.t.Fatalf("%s: %v", sql, err)
-	}
-	return v
+	return pgtest.One[T](s.t, s.pool, sql, args...)
 }
 
 // reaches waits until a query, which answers a number, answers at least n.
@@ -192,12 +182,12 @@ func (s *stage) drained(within time.Duration) {
 	})
 }
 
-// histories are the outcomes of all jobs, in the order of their claims: what a worker has to say of a claim that never
-// came to be (it has no claimed_at) may come after the job has run elsewhere, and ended.
+// histories are the outcomes of all jobs, in order; but first what workers had to say of claims that never came to be, which
+// have no claimed_at: it may come after the job has run elsewhere, and ended.
 func (s *stage) histories() map[int64][]string {
 	s.t.Helper()
 	rows, err := s.pool.Query(s.ctx(), `
-		select a.job_id, array(select h.outcome from offstage_private.history h where h.job_id = a.job_id order by h.claim, h.claimed_at nulls first, h.settled_at)
+		select a.job_id, array(select h.outcome from offstage_private.history h where h.job_id = a.job_id order by h.claimed_at is not null or h.outcome <> 'rescued', h.settled_at, h.claim)
 		from (select job_id from app.added union select job_id from offstage_private.history) a`)
 	if err != nil {
 		s.t.Fatal(err)

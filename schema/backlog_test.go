@@ -77,12 +77,12 @@ type filling struct {
 	failed   bool
 }
 
-func (f filling) add(t testing.TB, db execer, n int) {
+func (f filling) add(t testing.TB, db pgtest.Querier, n int) {
 	t.Helper()
 	if f.in == "" {
 		f.in = "0"
 	}
-	do(t, db, fill, f.task, f.in, f.lane, f.queue, f.priority, f.failed, n)
+	pgtest.Do(t, db, fill, f.task, f.in, f.lane, f.queue, f.priority, f.failed, n)
 }
 
 // TestBacklog: what cannot run costs a claim nothing (invariant 5). Before each kind there are the others.
@@ -91,7 +91,7 @@ func TestBacklog(t *testing.T) {
 	conn := pgtest.New(t).Conn(t)
 	id, tasks := worker(t, conn, "runs", "also", "paused")
 	one, several := tasks[:1], tasks
-	do(t, conn, "select offstage.pause_task('paused')")
+	pgtest.Do(t, conn, "select offstage.pause_task('paused')")
 	busy := one32(t, conn, "select offstage_private.queue_id('busy')")
 	forbidden := one32(t, conn, "select offstage_private.lane_id($1, '{\"no\": true}')", tasks[0])
 	filling{task: "runs"}.add(t, conn, 10)
@@ -105,7 +105,7 @@ func TestBacklog(t *testing.T) {
 				if got != 10 {
 					t.Errorf("%s: a claim of %d tasks got %d jobs, want 10", kind, len(tasks), got)
 				}
-				do(t, conn, "select offstage.recall($1, null)", id)
+				pgtest.Do(t, conn, "select offstage.recall($1, null)", id)
 				// Twice: the first look after many rows have gone cleans up behind them.
 				buffers(t, conn, claimCall, m.args(id, want, tasks)...)
 				if n := buffers(t, conn, claimCall, m.args(id, want, tasks)...); n > 300 {
@@ -129,7 +129,7 @@ func TestBacklog(t *testing.T) {
 	look("with forbidden flags")
 
 	filling{task: "runs", in: "-1 day", priority: -1, queue: &busy}.add(t, conn, many)
-	do(t, conn, "select offstage.pause_queue('busy')")
+	pgtest.Do(t, conn, "select offstage.pause_queue('busy')")
 	for range 200 { // the first pass parks them, as many as it is allowed to at a time
 		rows, err := conn.Query(t.Context(), "select kind, lane_id, priority, run_at, job_id from ("+claimCall+") c", m.args(id, 1000, one)...)
 		if err != nil {
@@ -155,7 +155,7 @@ func TestBacklog(t *testing.T) {
 		if rows.Err() != nil {
 			t.Fatal(rows.Err())
 		}
-		do(t, conn, "select offstage.recall($1, null)", id)
+		pgtest.Do(t, conn, "select offstage.recall($1, null)", id)
 		if !again {
 			break
 		}
@@ -175,8 +175,8 @@ func TestDeadTickets(t *testing.T) {
 	id, tasks := worker(t, conn, "runs", "also")
 	filling{task: "runs", in: "-1 day"}.add(t, conn, many)
 	filling{task: "also", in: "-1 day", priority: 1}.add(t, conn, many)
-	do(t, old, "begin isolation level repeatable read")
-	do(t, old, "select 1 from offstage_private.ticket limit 1")
+	pgtest.Do(t, old, "begin isolation level repeatable read")
+	pgtest.Do(t, old, "select 1 from offstage_private.ticket limit 1")
 	var m marks
 	for i, task := range tasks { // also has priority 1
 		var runAt any
@@ -188,8 +188,8 @@ func TestDeadTickets(t *testing.T) {
 		m.lanes, m.priorities = append(m.lanes, task), append(m.priorities, int16(i))
 		m.runAts, m.ids = append(m.runAts, runAt), append(m.ids, last)
 	}
-	do(t, conn, "delete from offstage_private.ticket") // as claims do
-	do(t, conn, "delete from offstage_private.job")
+	pgtest.Do(t, conn, "delete from offstage_private.ticket") // as claims do
+	pgtest.Do(t, conn, "delete from offstage_private.job")
 	analyze(t, conn)
 	for _, queued := range []bool{false, true} {
 		var queue *int32
@@ -220,12 +220,12 @@ func TestDeadTickets(t *testing.T) {
 	filling{task: "runs"}.add(t, conn, 10)
 
 	// Settling finds rows of jobs and leases among the dead ones.
-	do(t, conn, `insert into offstage_private.lease (claim, worker_id, claimed_at, job_ids)
+	pgtest.Do(t, conn, `insert into offstage_private.lease (claim, worker_id, claimed_at, job_ids)
 		select nextval('offstage_private.claim'), $1, now(), '{1}' from generate_series(1, $2::integer)`, id, many)
-	do(t, conn, "delete from offstage_private.lease")
+	pgtest.Do(t, conn, "delete from offstage_private.lease")
 	analyze(t, conn)
-	do(t, conn, "create table offstage.held (claim bigint, job_id bigint, job_ctid tid)")
-	do(t, conn, "insert into offstage.held select claim, job_id, job_ctid from ("+claimCall+") c where kind = 'job'", m.args(id, 10, tasks)...)
+	pgtest.Do(t, conn, "create table offstage.held (claim bigint, job_id bigint, job_ctid tid)")
+	pgtest.Do(t, conn, "insert into offstage.held select claim, job_id, job_ctid from ("+claimCall+") c where kind = 'job'", m.args(id, 10, tasks)...)
 	for name, call := range map[string]string{
 		"successes":                "select offstage.settle($1, array_agg(claim order by job_id), array_agg(job_id order by job_id), job_ctids => array_agg(job_ctid order by job_id)) from offstage.held",
 		"successes without places": "select offstage.settle($1, array_agg(claim order by job_id), array_agg(job_id order by job_id)) from offstage.held",
@@ -242,7 +242,7 @@ func TestDeadTickets(t *testing.T) {
 			t.Logf("settle, %s: touches %d pages", name, n)
 		}
 	}
-	do(t, old, "rollback")
+	pgtest.Do(t, old, "rollback")
 }
 
 // turnStage has what a worker of one serial queue does: it settles its job and claims the next one in the same transaction.
@@ -281,13 +281,13 @@ func TestDeadQueue(t *testing.T) {
 	conn, old := db.Conn(t), db.Conn(t)
 	id, tasks := worker(t, conn, "runs")
 	queue := one32(t, conn, "select offstage_private.queue_id('q')")
-	do(t, conn, turnStage)
+	pgtest.Do(t, conn, turnStage)
 	filling{task: "runs", queue: &queue}.add(t, conn, 1000)
-	do(t, old, "begin isolation level repeatable read")
-	do(t, old, "select 1 from offstage_private.ticket limit 1")
-	do(t, conn, "call offstage.turns($1, $2, 1)", id, tasks) // parks the other 999
-	do(t, conn, "update offstage.at set (mark_run_at, mark_job_id) = (select run_at, job_id from offstage_private.parked order by run_at desc, job_id desc limit 1)")
-	do(t, conn, `with j as (
+	pgtest.Do(t, old, "begin isolation level repeatable read")
+	pgtest.Do(t, old, "select 1 from offstage_private.ticket limit 1")
+	pgtest.Do(t, conn, "call offstage.turns($1, $2, 1)", id, tasks) // parks the other 999
+	pgtest.Do(t, conn, "update offstage.at set (mark_run_at, mark_job_id) = (select run_at, job_id from offstage_private.parked order by run_at desc, job_id desc limit 1)")
+	pgtest.Do(t, conn, `with j as (
 		insert into offstage_private.job (id, run_at, added_at, updated_at, task_id, lane_id, queue_id, priority, payload)
 		select nextval('offstage_private.job_id'), now(), now(), now(), $1, $1, $2, 0, '{}' from generate_series(1, $3::integer) returning *)
 		insert into offstage_private.parked select run_at, id, lane_id, queue_id, priority from j`, tasks[0], queue, many)
@@ -303,35 +303,35 @@ func TestDeadQueue(t *testing.T) {
 		}
 	}
 	look("at first")
-	do(t, conn, "call offstage.turns($1, $2, 900)", id, tasks)
+	pgtest.Do(t, conn, "call offstage.turns($1, $2, 900)", id, tasks)
 	look("after 900 turns")
 	analyze(t, conn) // as autovacuum does at any time: there is hardly a ticket, so that to read them all seems to cost nothing
 	look("after 900 turns, analyzed")
-	do(t, conn, `delete from offstage_private.parked p where p.ctid = any (array(
+	pgtest.Do(t, conn, `delete from offstage_private.parked p where p.ctid = any (array(
 		select ctid from offstage_private.parked order by priority, run_at, job_id limit $1))`, many/2) // as remove_job does
-	do(t, conn, "call offstage.turns($1, $2, 300)", id, tasks) // one of about 17 steps over them for the last time
+	pgtest.Do(t, conn, "call offstage.turns($1, $2, 300)", id, tasks) // one of about 17 steps over them for the last time
 	look("after half of the line was removed")
-	do(t, conn, "select offstage.add_job('runs', queue_name => 'q', run_at => '2020-01-01')")
-	do(t, conn, "update offstage.at set mark_run_at = '-infinity', mark_job_id = 0") // as the wake makes the worker do
-	do(t, conn, "call offstage.turns($1, $2, 1)", id, tasks)
-	if got := one[string](t, conn, "select to_char(run_at, 'YYYY') from offstage.at"); got != "2020" {
+	pgtest.Do(t, conn, "select offstage.add_job('runs', queue_name => 'q', run_at => '2020-01-01')")
+	pgtest.Do(t, conn, "update offstage.at set mark_run_at = '-infinity', mark_job_id = 0") // as the wake makes the worker do
+	pgtest.Do(t, conn, "call offstage.turns($1, $2, 1)", id, tasks)
+	if got := pgtest.One[string](t, conn, "select to_char(run_at, 'YYYY') from offstage.at"); got != "2020" {
 		t.Errorf("a job that is more urgent than all that are parked did not come first: %s", got)
 	}
-	do(t, old, "rollback")
+	pgtest.Do(t, old, "rollback")
 }
 
 func analyze(t testing.TB, conn *pgx.Conn) {
 	t.Helper()
-	do(t, conn, `do $$ declare r regclass; begin
+	pgtest.Do(t, conn, `do $$ declare r regclass; begin
 		for r in select oid from pg_class where relnamespace = 'offstage_private'::regnamespace and relkind = 'r' loop
 			execute 'analyze ' || r;
 		end loop;
 	end $$`)
 }
 
-func one32(t testing.TB, db execer, sql string, args ...any) int32 {
-	return one[int32](t, db, sql, args...)
+func one32(t testing.TB, db pgtest.Querier, sql string, args ...any) int32 {
+	return pgtest.One[int32](t, db, sql, args...)
 }
-func one64(t testing.TB, db execer, sql string, args ...any) int64 {
-	return one[int64](t, db, sql, args...)
+func one64(t testing.TB, db pgtest.Querier, sql string, args ...any) int64 {
+	return pgtest.One[int64](t, db, sql, args...)
 }

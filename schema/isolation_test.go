@@ -22,7 +22,7 @@ func TestIsolation(t *testing.T) {
 			db := pgtest.New(t)
 			conn := db.Conn(t)
 			id, tasks := worker(t, conn, "a")
-			do(t, conn, "select offstage.add_job('a', queue_name => 'q', flags => '{f}')")
+			pgtest.Do(t, conn, "select offstage.add_job('a', queue_name => 'q', flags => '{f}')")
 
 			callers, times := 4, 25
 			// beside runs callers at once, each in transactions of its own, and counts those that were turned away.
@@ -108,7 +108,7 @@ func TestIsolation(t *testing.T) {
 
 			// Jobs that are there: whoever changes them reads them first. Distinct ones do not meet in REPEATABLE READ;
 			// in SERIALIZABLE they may, by neighbouring entries of an index.
-			do(t, conn, "select offstage.add_job('a', job_key => 'k' || n, run_at => now() + '1 day') from generate_series(0, 3) n")
+			pgtest.Do(t, conn, "select offstage.add_job('a', job_key => 'k' || n, run_at => now() + '1 day') from generate_series(0, 3) n")
 			n := beside("add_job with keys that are there", false, func(ctx context.Context, tx pgx.Tx, caller, _ int) error {
 				_, err := tx.Exec(ctx, "select offstage.add_job('a', job_key => $1, run_at => now() + '1 day')", fmt.Sprint("k", caller))
 				return err
@@ -116,7 +116,7 @@ func TestIsolation(t *testing.T) {
 			if level == pgx.RepeatableRead && n > 0 {
 				t.Errorf("%d transactions with keys of their own were turned away", n)
 			}
-			do(t, conn, "select offstage.add_job('a', job_key => 'k' || n, run_at => now() + '1 day') from generate_series(4, 15) n")
+			pgtest.Do(t, conn, "select offstage.add_job('a', job_key => 'k' || n, run_at => now() + '1 day') from generate_series(4, 15) n")
 			callers, times = 16, 60 // fewer met too seldom when the old job was looked up by its key
 			if n := beside("unsafe_dedupe with keys that are there", false, func(ctx context.Context, tx pgx.Tx, caller, _ int) error {
 				_, err := tx.Exec(ctx, "select offstage.add_job('a', job_key => $1, job_key_mode => 'unsafe_dedupe')", fmt.Sprint("k", caller))

@@ -32,16 +32,16 @@ func TestLockOrder(t *testing.T) {
 	t.Logf("seed %d", seed)
 	db := pgtest.New(t)
 	super := db.SuperPool(t)
-	do(t, super, fmt.Sprintf("alter database %s set deadlock_timeout = '10ms'", db.Name))
+	pgtest.Do(t, super, fmt.Sprintf("alter database %s set deadlock_timeout = '10ms'", db.Name))
 	r := &brawl{t: t, db: db}
 	owner := db.Conn(t)
 	for _, task := range brawlTasks {
-		do(t, owner, `select offstage.configure_task($1, '{"max_attempts": 20}')`, task)
+		pgtest.Do(t, owner, `select offstage.configure_task($1, '{"max_attempts": 20}')`, task)
 	}
 	for _, q := range serialQueues {
-		do(t, owner, `select offstage.configure_queue($1, 1)`, q)
+		pgtest.Do(t, owner, `select offstage.configure_queue($1, 1)`, q)
 	}
-	do(t, owner, `select offstage.configure_queue('wide', 3)`)
+	pgtest.Do(t, owner, `select offstage.configure_queue('wide', 3)`)
 
 	ctx, stop := context.WithTimeout(t.Context(), rush)
 	defer stop()
@@ -79,7 +79,7 @@ func TestLockOrder(t *testing.T) {
 		}
 		t.Fatal(err)
 	}
-	if found := one[int64](t, super, "select deadlocks from pg_stat_database where datname = $1", db.Name); found != 0 {
+	if found := pgtest.One[int64](t, super, "select deadlocks from pg_stat_database where datname = $1", db.Name); found != 0 {
 		t.Errorf("%d deadlocks", found)
 	}
 	r.drain(owner)
@@ -447,19 +447,19 @@ func (w *brawler) finish(ctx context.Context, j held, r *rand.Rand) (bool, error
 
 // drain lets a last worker do all that is left, and looks at what has become of everything.
 func (b *brawl) drain(conn *pgx.Conn) {
-	t, ctx := b.t, bounded(b.t)
+	t, ctx := b.t, pgtest.Context(b.t)
 	checkWhole(t, conn)
 	if t.Failed() {
-		t.Log(one[string](t, conn, "select string_agg(to_jsonb(l)::text, E'\\n') from offstage_private.lease l"))
+		t.Log(pgtest.One[string](t, conn, "select string_agg(to_jsonb(l)::text, E'\\n') from offstage_private.lease l"))
 	}
 	for _, q := range brawlQueues[2:] {
-		do(t, conn, "select offstage.resume_queue($1)", q)
+		pgtest.Do(t, conn, "select offstage.resume_queue($1)", q)
 	}
 	for _, task := range brawlTasks {
-		do(t, conn, "select offstage.resume_task($1)", task)
+		pgtest.Do(t, conn, "select offstage.resume_task($1)", task)
 	}
 	id, tasks := worker(t, conn, brawlTasks...)
-	do(t, conn, "select offstage.force_unlock_workers(array(select 'worker-' || w.id from offstage_private.worker w where w.id <> $1))", id)
+	pgtest.Do(t, conn, "select offstage.force_unlock_workers(array(select 'worker-' || w.id from offstage_private.worker w where w.id <> $1))", id)
 	var leases []int64
 	for {
 		var claims, ids []int64
@@ -480,41 +480,41 @@ func (b *brawl) drain(conn *pgx.Conn) {
 		if rows.Err() != nil {
 			t.Fatal(rows.Err())
 		}
-		do(t, conn, "select * from offstage.settle($1, $2, $3)", id, claims, ids)
-		do(t, conn, "select * from offstage.promote()")
-		left := one[int](t, conn, "select count(*) from offstage_private.job where not failed")
+		pgtest.Do(t, conn, "select * from offstage.settle($1, $2, $3)", id, claims, ids)
+		pgtest.Do(t, conn, "select * from offstage.promote()")
+		left := pgtest.One[int](t, conn, "select count(*) from offstage_private.job where not failed")
 		if left == 0 {
 			break
 		}
 		if ctx.Err() != nil {
-			t.Fatalf("%d jobs do not run: %s", left, one[string](t, conn,
+			t.Fatalf("%d jobs do not run: %s", left, pgtest.One[string](t, conn,
 				"select string_agg(format('%s: %s %s', j.id, offstage.explain(j.id), to_jsonb(j)), E'\n') from (select * from offstage_private.job where not failed order by id limit 5) j"))
 		}
 	}
-	do(t, conn, "select * from offstage.settle($1, null, null, emptied => $2)", id, leases)
-	do(t, conn, "select * from offstage.promote()")
+	pgtest.Do(t, conn, "select * from offstage.settle($1, null, null, emptied => $2)", id, leases)
+	pgtest.Do(t, conn, "select * from offstage.promote()")
 	checkWhole(t, conn)
 	for _, table := range []string{"ticket", "scheduled", "parked", "lease", "handover"} {
-		if n := one[int](t, conn, "select count(*) from offstage_private."+table); n != 0 {
+		if n := pgtest.One[int](t, conn, "select count(*) from offstage_private."+table); n != 0 {
 			t.Errorf("%d rows are left in %s", n, table)
 		}
 	}
-	if n := one[int](t, conn, "select coalesce(sum(cardinality(claims)), 0) from offstage_private.queue_state"); n != 0 {
+	if n := pgtest.One[int](t, conn, "select coalesce(sum(cardinality(claims)), 0) from offstage_private.queue_state"); n != 0 {
 		t.Errorf("%d slots are left", n)
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	lost := list[int64](t, conn, `select i from unnest($1::bigint[]) i
+	lost := pgtest.List[int64](t, conn, `select i from unnest($1::bigint[]) i
 		where not exists (select from offstage_private.job j where j.id = i)
 		  and not exists (select from offstage_private.history h where h.job_id = i and h.outcome in ('succeeded', 'cancelled', 'removed', 'completed'))`, b.added)
 	if len(lost) > 0 {
 		t.Errorf("lost: %v", lost)
 	}
-	twice := list[int64](t, conn, `select job_id from offstage_private.history where outcome in ('succeeded', 'cancelled', 'removed', 'completed')
+	twice := pgtest.List[int64](t, conn, `select job_id from offstage_private.history where outcome in ('succeeded', 'cancelled', 'removed', 'completed')
 		group by job_id having count(*) > 1`)
 	if len(twice) > 0 {
 		t.Errorf("ended twice: %v", twice)
 	}
-	t.Logf("%d jobs without a key; history: %s", len(b.added), one[string](t, conn,
+	t.Logf("%d jobs without a key; history: %s", len(b.added), pgtest.One[string](t, conn,
 		"select string_agg(format('%s %s', n, outcome), ', ') from (select outcome, count(*) n from offstage_private.history group by 1 order by 2 desc) h"))
 }

@@ -1,69 +1,17 @@
 package schema_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/offstage-dev/offstage/internal/pgtest"
 )
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
-
-// patience bounds what a test waits for. It is only reached when something hangs.
-const patience = 30 * time.Second
-
-// bounded is the test's context with a deadline, so that a statement that waits for ever fails its own test.
-func bounded(t testing.TB) context.Context {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	t.Cleanup(cancel)
-	return ctx
-}
-
-// execer is a connection, a pool or a transaction.
-type execer interface {
-	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
-	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
-	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
-}
-
-// do runs statements that must succeed.
-func do(t testing.TB, db execer, sql string, args ...any) {
-	t.Helper()
-	if _, err := db.Exec(t.Context(), sql, args...); err != nil {
-		t.Fatalf("%s: %v", sql, err)
-	}
-}
-
-// one is the single value that a statement gives.
-func one[T any](t testing.TB, db execer, sql string, args ...any) (v T) {
-	t.Helper()
-	if err := db.QueryRow(t.Context(), sql, args...).Scan(&v); err != nil {
-		t.Fatalf("%s: %v", sql, err)
-	}
-	return v
-}
-
-// list is the single column that a statement gives.
-func list[T any](t testing.TB, db execer, sql string, args ...any) []T {
-	t.Helper()
-	rows, err := db.Query(t.Context(), sql, args...)
-	if err != nil {
-		t.Fatalf("%s: %v", sql, err)
-	}
-	all, err := pgx.CollectRows(rows, pgx.RowTo[T])
-	if err != nil {
-		t.Fatalf("%s: %v", sql, err)
-	}
-	return all
-}
 
 // code is the SQLSTATE of an error; empty for none.
 func code(err error) string {
@@ -78,14 +26,14 @@ func code(err error) string {
 }
 
 // worker registers a worker for these tasks and answers its id and theirs, in the same order.
-func worker(t testing.TB, db execer, tasks ...string) (id int32, taskIDs []int32) {
+func worker(t testing.TB, db pgtest.Querier, tasks ...string) (id int32, taskIDs []int32) {
 	t.Helper()
 	var specs []string
 	for _, name := range tasks {
 		specs = append(specs, fmt.Sprintf(`{"name": %q}`, name))
 	}
-	id = one[int32](t, db, `select worker_id from offstage.register('host', 1, 'test', 10, $1)`, "["+strings.Join(specs, ",")+"]")
-	return id, list[int32](t, db, `select offstage_private.task_id(x) from unnest($1::text[]) with ordinality u (x, n) order by n`, tasks)
+	id = pgtest.One[int32](t, db, `select worker_id from offstage.register('host', 1, 'test', 10, $1)`, "["+strings.Join(specs, ",")+"]")
+	return id, pgtest.List[int32](t, db, `select offstage_private.task_id(x) from unnest($1::text[]) with ordinality u (x, n) order by n`, tasks)
 }
 
 // whole is what must hold whenever nothing is under way, whatever has been done before: every job is in exactly one
@@ -147,9 +95,9 @@ select format('lease %s of worker %s, which does not exist', l.claim, l.worker_i
 from offstage_private.lease l where not exists (select from offstage_private.worker w where w.id = l.worker_id)`
 
 // checkWhole fails the test for each row of whole.
-func checkWhole(t testing.TB, db execer) {
+func checkWhole(t testing.TB, db pgtest.Querier) {
 	t.Helper()
-	for _, wrong := range list[string](t, db, whole) {
+	for _, wrong := range pgtest.List[string](t, db, whole) {
 		t.Error(wrong)
 	}
 }

@@ -25,7 +25,7 @@ func TestMigrateAtOnce(t *testing.T) {
 	for range 10 {
 		conn := db.Conn(t)
 		all.Go(func() {
-			res, err := schema.Migrate(bounded(t), conn, schema.Config{})
+			res, err := schema.Migrate(pgtest.Context(t), conn, schema.Config{})
 			if err != nil {
 				t.Error(err)
 			}
@@ -42,7 +42,7 @@ func TestMigrateAtOnce(t *testing.T) {
 		t.Errorf("applied %q, want each of %d versions once", applied, schema.Version())
 	}
 	conn := db.Conn(t)
-	if got := list[int](t, conn, "select version from offstage_private.migration order by 1"); len(got) != schema.Version() {
+	if got := pgtest.List[int](t, conn, "select version from offstage_private.migration order by 1"); len(got) != schema.Version() {
 		t.Errorf("the ledger has %v", got)
 	}
 	// Graphile Worker's library must find one revision above all of its own, and not a breaking one.
@@ -55,7 +55,7 @@ func TestMigrateAtOnce(t *testing.T) {
 	if id != 1000000 || breaking || time.Since(ts) > time.Hour {
 		t.Errorf("offstage.migrations has (%d, %v, %t)", id, ts, breaking)
 	}
-	if n := one[int](t, conn, "select count(*) from offstage.migrations"); n != 1 {
+	if n := pgtest.One[int](t, conn, "select count(*) from offstage.migrations"); n != 1 {
 		t.Errorf("offstage.migrations has %d rows", n)
 	}
 }
@@ -68,7 +68,7 @@ func TestMigrateDryRun(t *testing.T) {
 	if err != nil || res.From != 0 || res.To != schema.Version() || len(res.Applied) != schema.Version() {
 		t.Errorf("%+v, %v", res, err)
 	}
-	if n := one[int](t, conn, "select count(*) from pg_namespace where nspname like 'offstage%'"); n != 0 {
+	if n := pgtest.One[int](t, conn, "select count(*) from pg_namespace where nspname like 'offstage%'"); n != 0 {
 		t.Errorf("a dry run made %d schemas", n)
 	}
 	if err := schema.Check(t.Context(), conn, ""); !errors.Is(err, schema.ErrOlder) || !strings.Contains(err.Error(), "offstage migrate:") {
@@ -87,15 +87,15 @@ func TestMigrateDryRun(t *testing.T) {
 	if err := schema.Check(t.Context(), conn, ""); err != nil {
 		t.Errorf("Check after: %v", err)
 	}
-	if path := one[string](t, conn, "show search_path"); path != `""` && path != "" {
+	if path := pgtest.One[string](t, conn, "show search_path"); path != `""` && path != "" {
 		t.Errorf("search_path is %q afterwards", path)
 	}
 }
 
 // catalog is everything that a schema and its private one consist of, as text.
-func catalog(t testing.TB, db execer, name string) []string {
+func catalog(t testing.TB, db pgtest.Querier, name string) []string {
 	t.Helper()
-	return list[string](t, db, `
+	return pgtest.List[string](t, db, `
 		with n as (select oid, nspname from pg_namespace where nspname in ($1::text, $1::text || '_private')),
 		c as (select c.*, n.nspname from pg_class c join n on n.oid = c.relnamespace where c.relname !~ '^history_[0-9]')
 		select concat_ws(' ', 'relation', nspname, relname, relkind, relpersistence, reloptions) from c
@@ -217,7 +217,7 @@ func TestSchemaNames(t *testing.T) {
 			t.Errorf("Check %s: %v", name, err)
 		}
 	}
-	if n := one[int](t, conn, "select count(*) from pg_namespace where nspname !~ '^(pg_|information_schema|public)'"); n != 0 {
+	if n := pgtest.One[int](t, conn, "select count(*) from pg_namespace where nspname !~ '^(pg_|information_schema|public)'"); n != 0 {
 		t.Errorf("%d schemas were made", n)
 	}
 }
@@ -231,13 +231,13 @@ func TestTwoSchemas(t *testing.T) {
 		t.Fatal(err)
 	}
 	heard := &session{conn: db.Conn(t)}
-	do(t, heard.conn, `listen "offstage:wake"; listen "offstage:settled"; listen "offstage:cancel"`)
+	pgtest.Do(t, heard.conn, `listen "offstage:wake"; listen "offstage:settled"; listen "offstage:cancel"`)
 	for _, name := range []string{"offstage", "other"} {
 		sleeper := db.Conn(t)
-		do(t, sleeper, `select * from `+name+`.register('h', 1, 'v', 1, '[{"name": "a"}]')`)
-		do(t, sleeper, `select * from `+name+`.claim(1, 1, '{1}', sleep_state => 1)`)
+		pgtest.Do(t, sleeper, `select * from `+name+`.register('h', 1, 'v', 1, '[{"name": "a"}]')`)
+		pgtest.Do(t, sleeper, `select * from `+name+`.claim(1, 1, '{1}', sleep_state => 1)`)
 		for _, adds := range []string{"offstage", "other"} {
-			do(t, conn, `select `+adds+`.add_job('a')`)
+			pgtest.Do(t, conn, `select `+adds+`.add_job('a')`)
 			want := ""
 			if adds == name {
 				want = "offstage:wake " + name + "\n"
@@ -246,26 +246,26 @@ func TestTwoSchemas(t *testing.T) {
 				t.Errorf("a worker of %s sleeps, a job is added in %s: notified %q, want %q", name, adds, got, want)
 			}
 		}
-		do(t, sleeper, `select * from `+name+`.claim(1, 5, '{1}', sleep_state => -1)`)
-		do(t, conn, `select `+name+`.await_job(1)`)
-		do(t, conn, `select `+name+`.cancel_jobs('{1}')`)
-		do(t, conn, `select * from `+name+`.settle(1, '{1025}', '{1}')`)
+		pgtest.Do(t, sleeper, `select * from `+name+`.claim(1, 5, '{1}', sleep_state => -1)`)
+		pgtest.Do(t, conn, `select `+name+`.await_job(1)`)
+		pgtest.Do(t, conn, `select `+name+`.cancel_jobs('{1}')`)
+		pgtest.Do(t, conn, `select * from `+name+`.settle(1, '{1025}', '{1}')`)
 		if got, want := heard.notified(t), fmt.Sprintf("offstage:cancel %s\noffstage:settled %[1]s:1\n", name); got != want {
 			t.Errorf("%s notifies %q, want %q", name, got, want)
 		}
 	}
 	// A chore in one does not keep the other from its own.
-	do(t, conn, "begin")
+	pgtest.Do(t, conn, "begin")
 	for _, chore := range []string{"promote", "tidy"} {
-		do(t, conn, "select * from offstage."+chore+"()")
+		pgtest.Do(t, conn, "select * from offstage."+chore+"()")
 	}
-	if n := one[int](t, heard.conn, "select count(*) from other.promote()"); n != 1 {
+	if n := pgtest.One[int](t, heard.conn, "select count(*) from other.promote()"); n != 1 {
 		t.Error("promote in one schema waits for the other")
 	}
-	if n := one[int](t, heard.conn, "select count(*) from offstage.promote()"); n != 0 {
+	if n := pgtest.One[int](t, heard.conn, "select count(*) from offstage.promote()"); n != 0 {
 		t.Error("two promote in one schema at once")
 	}
-	do(t, conn, "rollback")
+	pgtest.Do(t, conn, "rollback")
 	if _, err := schema.Migrate(t.Context(), conn, schema.Config{Schema: "other"}); err != nil {
 		t.Error(err)
 	}
@@ -277,14 +277,14 @@ func TestGraphile(t *testing.T) {
 	conn := pgtest.Bare(t).Conn(t)
 	for i, table := range []string{"_private_jobs", "jobs"} { // since 0.14, and before
 		name := fmt.Sprint("graphile_worker", i)
-		do(t, conn, "create schema "+name)
-		do(t, conn, "create table "+name+".migrations (id integer primary key, ts timestamptz not null default now(), breaking boolean not null default false)")
-		do(t, conn, "insert into "+name+".migrations values (11)")
-		do(t, conn, "create table "+name+"."+table+` (id bigint primary key generated always as identity, job_queue_id integer, task_id integer not null, payload json not null default '{}',
+		pgtest.Do(t, conn, "create schema "+name)
+		pgtest.Do(t, conn, "create table "+name+".migrations (id integer primary key, ts timestamptz not null default now(), breaking boolean not null default false)")
+		pgtest.Do(t, conn, "insert into "+name+".migrations values (11)")
+		pgtest.Do(t, conn, "create table "+name+"."+table+` (id bigint primary key generated always as identity, job_queue_id integer, task_id integer not null, payload json not null default '{}',
 			priority smallint not null default 0, run_at timestamptz not null default now(), attempts smallint not null default 0, max_attempts smallint not null default 25,
 			last_error text, created_at timestamptz not null default now(), updated_at timestamptz not null default now(), key text unique, locked_at timestamptz,
 			locked_by text, revision integer not null default 0, flags jsonb, is_available boolean)`)
-		before := one[int](t, conn, "select count(*) from pg_class")
+		before := pgtest.One[int](t, conn, "select count(*) from pg_class")
 		for _, dry := range []bool{true, false} {
 			_, err := schema.Migrate(t.Context(), conn, schema.Config{Schema: name, DryRun: dry})
 			if !errors.Is(err, schema.ErrGraphile) || !strings.Contains(err.Error(), "offstage adopt") {
@@ -294,13 +294,13 @@ func TestGraphile(t *testing.T) {
 		if err := schema.Check(t.Context(), conn, name); !errors.Is(err, schema.ErrGraphile) {
 			t.Errorf("Check beside %s: %v", table, err)
 		}
-		if after := one[int](t, conn, "select count(*) from pg_class"); after != before {
+		if after := pgtest.One[int](t, conn, "select count(*) from pg_class"); after != before {
 			t.Errorf("%d relations were made beside %s", after-before, table)
 		}
 	}
 	// A ledger alone, which those make whose role may not create schemas, is no installation.
-	do(t, conn, "create schema lone")
-	do(t, conn, "create table lone.migrations (id integer primary key)")
+	pgtest.Do(t, conn, "create schema lone")
+	pgtest.Do(t, conn, "create table lone.migrations (id integer primary key)")
 	if err := schema.Check(t.Context(), conn, "lone"); !errors.Is(err, schema.ErrOlder) {
 		t.Errorf("a ledger alone: %v", err)
 	}
@@ -310,8 +310,8 @@ func TestNewerSchema(t *testing.T) {
 	t.Parallel()
 	conn := pgtest.New(t).Conn(t)
 	newer := schema.Version() + 3
-	do(t, conn, "insert into offstage_private.migration values ($1, 'later', false)", newer)
-	do(t, conn, "drop function offstage.job_payload(bigint)") // older programs must not install their functions again
+	pgtest.Do(t, conn, "insert into offstage_private.migration values ($1, 'later', false)", newer)
+	pgtest.Do(t, conn, "drop function offstage.job_payload(bigint)") // older programs must not install their functions again
 	res, err := schema.Migrate(t.Context(), conn, schema.Config{})
 	if err != nil || !res.Newer || res.From != newer || res.To != newer || len(res.Applied) != 0 {
 		t.Errorf("Migrate of a newer schema: %+v, %v", res, err)
@@ -319,7 +319,7 @@ func TestNewerSchema(t *testing.T) {
 	if err := schema.Check(t.Context(), conn, ""); err != nil {
 		t.Errorf("Check of a newer schema: %v", err)
 	}
-	do(t, conn, "update offstage_private.migration set breaking = true where version = $1", newer)
+	pgtest.Do(t, conn, "update offstage_private.migration set breaking = true where version = $1", newer)
 	_, err = schema.Migrate(t.Context(), conn, schema.Config{})
 	if !errors.Is(err, schema.ErrNewer) || !strings.Contains(err.Error(), "install a newer Offstage") {
 		t.Errorf("Migrate of a newer schema that breaks: %v", err)
@@ -327,7 +327,7 @@ func TestNewerSchema(t *testing.T) {
 	if err := schema.Check(t.Context(), conn, ""); !errors.Is(err, schema.ErrNewer) {
 		t.Errorf("Check of a newer schema that breaks: %v", err)
 	}
-	if n := one[int](t, conn, "select count(*) from pg_proc where proname = 'job_payload'"); n != 0 {
+	if n := pgtest.One[int](t, conn, "select count(*) from pg_proc where proname = 'job_payload'"); n != 0 {
 		t.Error("an older program installed its functions again")
 	}
 	if got := one64(t, conn, "select breaking from offstage.heartbeat((select worker_id from offstage.register('h', 1, 'v', 1, '[{\"name\": \"a\"}]')))"); got != int64(newer) {
@@ -347,7 +347,7 @@ func TestRights(t *testing.T) {
 		return '_'
 	}, db.Name))
 	role = role[:min(len(role), 60)]
-	do(t, super, "create role "+role)
+	pgtest.Do(t, super, "create role "+role)
 	t.Cleanup(func() {
 		for _, sql := range []string{"drop owned by " + role, "drop role " + role} {
 			if _, err := super.Exec(t.Context(), sql); err != nil && t.Context().Err() == nil {
@@ -369,26 +369,26 @@ func TestRights(t *testing.T) {
 		return conn
 	}
 	conn := as()
-	if is := one[string](t, conn, "select current_user"); is != role {
+	if is := pgtest.One[string](t, conn, "select current_user"); is != role {
 		t.Fatalf("the role is %s", is)
 	}
 	_, err := schema.Migrate(t.Context(), conn, schema.Config{})
 	if err == nil || !strings.Contains(err.Error(), "the role needs CREATE on the database, or both schemas") {
 		t.Errorf("Migrate without rights: %v", err)
 	}
-	do(t, super, "create schema offstage authorization "+role)
+	pgtest.Do(t, super, "create schema offstage authorization "+role)
 	if _, err := schema.Migrate(t.Context(), conn, schema.Config{}); err == nil || !strings.Contains(err.Error(), "both schemas") {
 		t.Errorf("Migrate with one schema: %v", err)
 	}
-	do(t, super, "create schema offstage_private authorization "+role)
+	pgtest.Do(t, super, "create schema offstage_private authorization "+role)
 	if _, err := schema.Migrate(t.Context(), conn, schema.Config{}); err != nil {
 		t.Fatalf("Migrate with both schemas: %v", err)
 	}
 	id, tasks := worker(t, conn, "a")
-	do(t, conn, "select offstage.add_job('a', queue_name => 'q', notify_channel => 'c', job_key => 'k', flags => '{f}')")
-	if n := one[int](t, conn, "select count(*) from offstage.claim($1, 5, $2, sleep_state => 1) where kind = 'job'", id, tasks); n != 1 {
+	pgtest.Do(t, conn, "select offstage.add_job('a', queue_name => 'q', notify_channel => 'c', job_key => 'k', flags => '{f}')")
+	if n := pgtest.One[int](t, conn, "select count(*) from offstage.claim($1, 5, $2, sleep_state => 1) where kind = 'job'", id, tasks); n != 1 {
 		t.Errorf("claimed %d", n)
 	}
-	do(t, conn, "select * from offstage.settle($1, '{1025}', '{1}')", id)
-	do(t, conn, "select offstage.tidy(), offstage.promote(), offstage.rescue($1), offstage.heartbeat($1)", id)
+	pgtest.Do(t, conn, "select * from offstage.settle($1, '{1025}', '{1}')", id)
+	pgtest.Do(t, conn, "select offstage.tidy(), offstage.promote(), offstage.rescue($1), offstage.heartbeat($1)", id)
 }

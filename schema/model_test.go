@@ -31,7 +31,7 @@ func TestModel(t *testing.T) {
 				t: t, r: rand.New(rand.NewPCG(seed, 0)), conn: pgtest.New(t).Conn(t), now: time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC),
 				jobs: map[int64]*modelJob{}, queues: map[string]*modelQueue{}, tasks: map[string]bool{},
 			}
-			do(t, m.conn, stage)
+			pgtest.Do(t, m.conn, stage)
 			m.register()
 			for range 250 {
 				m.step()
@@ -91,7 +91,7 @@ func (m *model) say(format string, args ...any) {
 }
 
 func (m *model) register() {
-	m.worker = one[int32](m.t, m.conn, "select t.worker('a', 'b', 'c')")
+	m.worker = pgtest.One[int32](m.t, m.conn, "select t.worker('a', 'b', 'c')")
 }
 
 func (m *model) queue(name string) *modelQueue {
@@ -227,7 +227,7 @@ func (m *model) claim() {
 	all := m.r.IntN(3) == 0
 	if all {
 		want = 100
-		do(m.t, m.conn, "select * from offstage.promote()") // hands queues on
+		pgtest.Do(m.t, m.conn, "select * from offstage.promote()") // hands queues on
 		m.promoted()
 	}
 	m.say("claim %d of %v", want, tasks)
@@ -324,7 +324,7 @@ func (m *model) settle() {
 	call := "[" + strings.Join(endings, ", ") + "]"
 	m.say("settle %s", call)
 	for range 1 + m.r.IntN(2) { // again, as if the answer had been lost
-		if left := list[string](m.t, m.conn, "select s::text from offstage.settle($1, null, null, endings => $2) s", m.worker, call); len(left) > 0 {
+		if left := pgtest.List[string](m.t, m.conn, "select s::text from offstage.settle($1, null, null, endings => $2) s", m.worker, call); len(left) > 0 {
 			m.t.Errorf("not settled: %v", left)
 		}
 	}
@@ -342,8 +342,8 @@ func (m *model) pass() {
 	span := time.Duration(1+m.r.IntN(20)) * time.Second
 	m.now = m.now.Add(span)
 	m.say("%s pass, promote", span)
-	do(m.t, m.conn, "select t.pass($1)", span)
-	do(m.t, m.conn, "select * from offstage.promote()")
+	pgtest.Do(m.t, m.conn, "select t.pass($1)", span)
+	pgtest.Do(m.t, m.conn, "select * from offstage.promote()")
 	m.promoted()
 }
 
@@ -360,16 +360,16 @@ func (m *model) meddle() {
 	switch r.IntN(6) {
 	case 0:
 		m.say("complete_jobs %v", ids)
-		do(m.t, conn, "select offstage.complete_jobs($1)", ids)
+		pgtest.Do(m.t, conn, "select offstage.complete_jobs($1)", ids)
 		free(func(j *modelJob) { delete(m.jobs, j.id) })
 	case 1:
 		m.say("permanently_fail_jobs %v", ids)
-		do(m.t, conn, "select offstage.permanently_fail_jobs($1)", ids)
+		pgtest.Do(m.t, conn, "select offstage.permanently_fail_jobs($1)", ids)
 		free(func(j *modelJob) { j.state, j.attempts = "failed", j.max })
 	case 2:
 		runAt, attempts := m.now.Add(time.Duration(r.IntN(30)-15)*time.Second), r.IntN(4)
 		m.say("reschedule_jobs %v run_at %s attempts %d", ids, runAt.Format("15:04:05"), attempts)
-		do(m.t, conn, "select offstage.reschedule_jobs($1, run_at => $2, attempts => $3)", ids, runAt, attempts)
+		pgtest.Do(m.t, conn, "select offstage.reschedule_jobs($1, run_at => $2, attempts => $3)", ids, runAt, attempts)
 		free(func(j *modelJob) {
 			j.runAt, j.attempts = runAt, attempts
 			if j.attempts >= j.max {
@@ -381,25 +381,25 @@ func (m *model) meddle() {
 		})
 	case 3:
 		m.say("retry_jobs %v", ids)
-		do(m.t, conn, "select offstage.retry_jobs($1)", ids)
-		now := one[time.Time](m.t, conn, "select now()")
+		pgtest.Do(m.t, conn, "select offstage.retry_jobs($1)", ids)
+		now := pgtest.One[time.Time](m.t, conn, "select now()")
 		free(func(j *modelJob) {
 			if j.state == "failed" {
 				j.attempts = 0
 			}
 			j.crashes, j.state = 0, "ready"
 			if j.runAt.After(now) { // now() is not the clock of the test
-				j.runAt = one[time.Time](m.t, conn, "select run_at from offstage_private.job where id = $1", j.id)
+				j.runAt = pgtest.One[time.Time](m.t, conn, "select run_at from offstage_private.job where id = $1", j.id)
 			}
 		})
 	case 4:
 		m.say("delete_jobs %v", ids)
-		do(m.t, conn, "select offstage.delete_jobs($1)", ids)
+		pgtest.Do(m.t, conn, "select offstage.delete_jobs($1)", ids)
 		free(func(j *modelJob) { delete(m.jobs, j.id) })
 	case 5:
 		key := pick(r, []string{"k1", "k2", "k3"})
 		m.say("remove_job %s", key)
-		do(m.t, conn, "select offstage.remove_job($1)", key)
+		pgtest.Do(m.t, conn, "select offstage.remove_job($1)", key)
 		if j := m.byKey(key); j != nil && j.state == "running" {
 			j.key, j.attempts = "", j.max-1
 		} else if j != nil {
@@ -414,21 +414,21 @@ func (m *model) configure() {
 	switch m.r.IntN(5) {
 	case 0:
 		m.say("pause_queue %s", q)
-		do(m.t, m.conn, "select offstage.pause_queue($1)", q)
+		pgtest.Do(m.t, m.conn, "select offstage.pause_queue($1)", q)
 		m.queue(q).paused = true
 	case 1, 2:
 		m.say("resume_queue %s", q)
-		do(m.t, m.conn, "select offstage.resume_queue($1)", q)
+		pgtest.Do(m.t, m.conn, "select offstage.resume_queue($1)", q)
 		m.queue(q).paused = false
 	case 3:
 		n := 1 + m.r.IntN(3)
 		m.say("configure_queue %s %d", q, n)
-		do(m.t, m.conn, "select offstage.configure_queue($1, $2)", q, n)
+		pgtest.Do(m.t, m.conn, "select offstage.configure_queue($1, $2)", q, n)
 		m.queue(q).concurrency = n
 	case 4:
 		m.tasks[task] = !m.tasks[task]
 		m.say("task %s paused: %t", task, m.tasks[task])
-		do(m.t, m.conn, "select offstage."+map[bool]string{true: "pause", false: "resume"}[m.tasks[task]]+"_task($1)", task)
+		pgtest.Do(m.t, m.conn, "select offstage."+map[bool]string{true: "pause", false: "resume"}[m.tasks[task]]+"_task($1)", task)
 	}
 }
 
@@ -437,9 +437,9 @@ func (m *model) die() {
 	dead := m.worker
 	m.register()
 	m.say("worker %d dies", dead)
-	do(m.t, m.conn, "select t.beat(6, $1)", m.worker)
+	pgtest.Do(m.t, m.conn, "select t.beat(6, $1)", m.worker)
 	m.now = m.now.Add(6 * time.Second)
-	do(m.t, m.conn, "select offstage.rescue($1)", m.worker)
+	pgtest.Do(m.t, m.conn, "select offstage.rescue($1)", m.worker)
 	for _, j := range m.jobs {
 		if j.state != "running" {
 			continue

@@ -65,7 +65,7 @@ create function t.claims() returns bigint[] language sql as $$ select array_agg(
 create function t.ids() returns bigint[] language sql as $$ select array_agg(job_id order by job_id) from t.claimed $$;
 create function t.ctids() returns tid[] language sql as $$ select array_agg(job_ctid order by job_id) from t.claimed $$;
 create function t.endings(variadic list text[]) returns json language sql as $$
-  select json_agg(json_build_object('claim', claim, 'job_id', job_id, 'ending', list[1 + claim % cardinality(list)])) from t.claimed
+  select json_agg(json_build_object('claim', claim, 'job_id', job_id, 'ending', pgtest.List[1 + claim % cardinality(list)])) from t.claimed
 $$;
 create function t.some() returns void language plpgsql as $$
 begin
@@ -100,14 +100,14 @@ func TestPlans(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
 	conn := db.Conn(t)
-	for _, table := range list[string](t, conn, `select c.oid::regclass::text from pg_class c join pg_namespace n on n.oid = c.relnamespace
+	for _, table := range pgtest.List[string](t, conn, `select c.oid::regclass::text from pg_class c join pg_namespace n on n.oid = c.relnamespace
 		where n.nspname = 'offstage_private' and c.relkind = 'r'`) {
-		do(t, conn, "alter table "+table+" set (autovacuum_enabled = off)")
+		pgtest.Do(t, conn, "alter table "+table+" set (autovacuum_enabled = off)")
 	}
-	do(t, conn, planStage)
+	pgtest.Do(t, conn, planStage)
 	worker(t, conn, "a", "b", "queued", "parked")
-	do(t, conn, `select offstage.add_job('a', job_key => 'k'), offstage.add_job('queued', queue_name => 'busy'), offstage.add_job('parked', queue_name => 'p')`)
-	do(t, conn, `select offstage.permanently_fail_jobs(array[(select id from offstage.add_job('c'))])`)
+	pgtest.Do(t, conn, `select offstage.add_job('a', job_key => 'k'), offstage.add_job('queued', queue_name => 'busy'), offstage.add_job('parked', queue_name => 'p')`)
+	pgtest.Do(t, conn, `select offstage.permanently_fail_jobs(array[(select id from offstage.add_job('c'))])`)
 	some := `with q as (select offstage_private.queue_id('p') as id, offstage_private.task_id('parked') as task), j as (
 			insert into offstage_private.job (id, run_at, added_at, updated_at, task_id, lane_id, queue_id, priority, payload)
 			select nextval('offstage_private.job_id'), now(), now(), now(), task, task, id, 0, '{}' from q, generate_series(1, $1::integer) returning *), p as (
@@ -122,7 +122,7 @@ func TestPlans(t *testing.T) {
 		select nextval('offstage_private.claim'), 1000000 + n, now(), '{1}' from generate_series(1, $1::integer / 1000) n`
 	add := func(n int) {
 		for _, sql := range []string{grow, some, failed, history, leases} {
-			do(t, conn, sql, n)
+			pgtest.Do(t, conn, sql, n)
 		}
 	}
 	add(3)
@@ -133,14 +133,14 @@ func TestPlans(t *testing.T) {
 	add(20_000) // 100,000 jobs, and as much history
 	measure(t, "grown, never analyzed, old plans", old)
 	measure(t, "grown, never analyzed", db.Conn(t))
-	do(t, conn, "analyze offstage_private.job, offstage_private.ticket, offstage_private.scheduled, offstage_private.parked, offstage_private.queue, offstage_private.queue_state, offstage_private.queue_front, offstage_private.task, offstage_private.lease, offstage_private.history, offstage_private.worker")
+	pgtest.Do(t, conn, "analyze offstage_private.job, offstage_private.ticket, offstage_private.scheduled, offstage_private.parked, offstage_private.queue, offstage_private.queue_state, offstage_private.queue_front, offstage_private.task, offstage_private.lease, offstage_private.history, offstage_private.worker")
 	measure(t, "analyzed, old plans", old)
 	measure(t, "analyzed", db.Conn(t))
-	do(t, conn, `delete from offstage_private.job j where not failed and key is null and id % 4000 > 1`)
+	pgtest.Do(t, conn, `delete from offstage_private.job j where not failed and key is null and id % 4000 > 1`)
 	for _, place := range []string{"ticket", "scheduled", "parked"} {
-		do(t, conn, fmt.Sprintf(`delete from offstage_private.%s p where not exists (select from offstage_private.job j where j.id = p.job_id)`, place))
+		pgtest.Do(t, conn, fmt.Sprintf(`delete from offstage_private.%s p where not exists (select from offstage_private.job j where j.id = p.job_id)`, place))
 	}
-	do(t, conn, "vacuum offstage_private.ticket, offstage_private.parked, offstage_private.scheduled")
+	pgtest.Do(t, conn, "vacuum offstage_private.ticket, offstage_private.parked, offstage_private.scheduled")
 	measure(t, "shrunk, statistics of before", old)
 	measure(t, "shrunk, statistics of before, new plans", db.Conn(t))
 }
@@ -172,17 +172,17 @@ func measure(t *testing.T, when string, conn *pgx.Conn) {
 	}
 	for _, h := range hotCalls {
 		func() {
-			do(t, conn, "begin")
+			pgtest.Do(t, conn, "begin")
 			defer func() {
 				if _, err := conn.Exec(context.WithoutCancel(t.Context()), "rollback"); err != nil {
 					t.Fatal(err)
 				}
 			}()
 			if h.before != "" {
-				do(t, conn, h.before)
+				pgtest.Do(t, conn, h.before)
 			}
 			scansBefore, before := read()
-			do(t, conn, h.call)
+			pgtest.Do(t, conn, h.call)
 			scans, after := read()
 			for _, table := range []string{"job", "ticket", "scheduled", "parked", "history_rest"} {
 				if scans[table] > scansBefore[table] && h.rows < 10_000 && !strings.HasPrefix(when, "s") {

@@ -114,7 +114,7 @@ func play(t *testing.T, script string) string {
 	db := pgtest.New(t)
 	watch := db.SuperPool(t)
 	owner := db.Conn(t)
-	do(t, owner, stage)
+	pgtest.Do(t, owner, stage)
 	sessions := map[string]*session{}
 	get := func(name string) *session {
 		if sessions[name] == nil {
@@ -176,7 +176,7 @@ func play(t *testing.T, script string) string {
 			t.Errorf("session %s still waits for another one", name)
 			continue
 		}
-		do(t, s.conn, "rollback")
+		pgtest.Do(t, s.conn, "rollback")
 	}
 	if !t.Failed() {
 		checkWhole(t, owner)
@@ -191,12 +191,12 @@ type session struct {
 }
 
 // run starts a statement and answers what it gives, or that it waits for another session.
-func (s *session) run(t *testing.T, watch execer, sql string) string {
+func (s *session) run(t *testing.T, watch pgtest.Querier, sql string) string {
 	t.Helper()
 	if s.answer != nil {
 		t.Fatalf("the session waits, it cannot run %s", sql)
 	}
-	ctx := bounded(t)
+	ctx := pgtest.Context(t)
 	answer := make(chan string, 1)
 	go func() { answer <- show(s.conn.PgConn().Exec(ctx, sql).ReadAll()) }()
 	tick := time.NewTicker(5 * time.Millisecond)
@@ -236,8 +236,8 @@ func (s *session) goOn(t *testing.T) string {
 // notified asks for the notifications up to one of its own.
 func (s *session) notified(t *testing.T) string {
 	t.Helper()
-	ctx := bounded(t)
-	do(t, s.conn, "listen t_end; notify t_end")
+	ctx := pgtest.Context(t)
+	pgtest.Do(t, s.conn, "listen t_end; notify t_end")
 	var out strings.Builder
 	for {
 		n, err := s.conn.WaitForNotification(ctx)

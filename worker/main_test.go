@@ -90,12 +90,7 @@ func (s *stage) run(w *worker.Worker) (stop func() error) {
 	return stop
 }
 
-// ctx ends with the test, or after a minute.
-func (s *stage) ctx() context.Context {
-	ctx, cancel := context.WithTimeout(s.t.Context(), time.Minute)
-	s.t.Cleanup(cancel)
-	return ctx
-}
+func (s *stage) ctx() context.Context { return pgtest.Context(s.t) }
 
 func (s *stage) add(task string, payload any, opts ...offstage.Options) int64 {
 	s.t.Helper()
@@ -108,18 +103,13 @@ func (s *stage) add(task string, payload any, opts ...offstage.Options) int64 {
 
 func (s *stage) exec(sql string, args ...any) {
 	s.t.Helper()
-	if _, err := s.pool.Exec(s.ctx(), sql, args...); err != nil {
-		s.t.Fatalf("%s: %v", sql, err)
-	}
+	pgtest.Do(s.t, s.pool, sql, args...)
 }
 
 // one is the only value of a query.
-func one[T any](s *stage, sql string, args ...any) (v T) {
+func one[T any](s *stage, sql string, args ...any) T {
 	s.t.Helper()
-	if err := s.pool.QueryRow(s.ctx(), sql, args...).Scan(&v); err != nil {
-		s.t.Fatalf("%s: %v", sql, err)
-	}
-	return v
+	return pgtest.One[T](s.t, s.pool, sql, args...)
 }
 
 // outcome waits until the job has ended.

@@ -144,9 +144,7 @@ func (s *stage) add(task string, payload any, opts ...offstage.Options) int64 {
 
 func (s *stage) exec(sql string, args ...any) {
 	s.t.Helper()
-	if _, err := s.pool.Exec(s.t.Context(), sql, args...); err != nil {
-		s.t.Fatalf("%s: %v", sql, err)
-	}
+	pgtest.Do(s.t, s.pool, sql, args...)
 }
 
 // fail makes a job a failed one.
