@@ -65,7 +65,7 @@ create function t.claims() returns bigint[] language sql as $$ select array_agg(
 create function t.ids() returns bigint[] language sql as $$ select array_agg(job_id order by job_id) from t.claimed $$;
 create function t.ctids() returns tid[] language sql as $$ select array_agg(job_ctid order by job_id) from t.claimed $$;
 create function t.endings(variadic list text[]) returns json language sql as $$
-  select json_agg(json_build_object('claim', claim, 'job_id', job_id, 'ending', pgtest.List[1 + claim % cardinality(list)])) from t.claimed
+  select json_agg(json_build_object('claim', claim, 'job_id', job_id, 'ending', list[1 + claim % cardinality(list)])) from t.claimed
 $$;
 create function t.some() returns void language plpgsql as $$
 begin
