@@ -51,7 +51,8 @@ var checks = []struct{ what, sql string }{
 		select format('job %s, claim %s, pids %s', r.job_id, r.claim, array_agg(r.pid)) from app.run r
 		where r.claim is not null group by r.job_id, r.claim having count(*) > 1`},
 	{"runs under no claim, without a trace of why", `
-		select format('job %s, pid %s at %s', r.job_id, r.pid, r.started_at) from app.run r
+		select format('job %s, pid %s at %s, ended %s; history %s', r.job_id, r.pid, r.started_at, r.ending,
+			array(select h.outcome || ' ' || h.settled_at::time from offstage_private.history h where h.job_id = r.job_id order by h.settled_at)) from app.run r
 		where r.claim is null and not exists (select from offstage_private.history h where h.job_id = r.job_id and h.outcome in ('rescued', 'released'))`},
 	{"runs that never ended, and were not rescued", `
 		select format('job %s, claim %s, pid %s: %s', r.job_id, r.claim, r.pid, h.outcome) from app.run r

@@ -150,6 +150,9 @@ func (h *handlers) begin(ctx context.Context, job *worker.Job[payload]) (run int
 	if err := worker.Progress(ctx, 0, ""); err != nil && !errors.Is(err, offstage.ErrLost) && context.Cause(ctx) == nil {
 		fmt.Fprintf(os.Stderr, "progress of job %d: %v\n", job.ID, err)
 	}
+	if cause := context.Cause(ctx); cause != nil {
+		return 0, cause // it was over before it began, perhaps before its claim was committed: there is nothing to note
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
 	var queue *string
