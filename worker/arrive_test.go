@@ -174,6 +174,10 @@ func TestCommittedTooLate(t *testing.T) {
 	id := s.add("early", nil)
 	s.run(w)
 	<-running
+	// Before it waits, what the worker asks for when its connection breaks, to cancel, would roll the claim back.
+	s.eventually(func() bool {
+		return one[int](s, `select count(*) from pg_locks where locktype = 'advisory' and objid = 4711 and not granted`) > 0
+	}, "no claim waits to be committed")
 	net.cut()
 	if err := <-causes; !errors.Is(err, offstage.ErrLost) {
 		t.Errorf("the first run ended because of %v", err)
