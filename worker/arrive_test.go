@@ -46,6 +46,9 @@ func (s *stage) slowCommit() (hold func() (release func())) {
 	}
 }
 
+// waitsToCommit are the sessions whose claims slowCommit holds up.
+const waitsToCommit = ` from pg_locks where locktype = 'advisory' and objid = 4711 and not granted`
+
 // A job starts while its claim is still being committed; what must see the claim waits for it.
 func TestStartsBeforeCommit(t *testing.T) {
 	s := newStage(t)
@@ -98,7 +101,7 @@ func TestNeverCommitted(t *testing.T) {
 		t.Fatalf("run %d came first", n)
 	}
 	s.eventually(func() bool {
-		return one[int](s, `select count(pg_terminate_backend(pid)) from pg_locks where locktype = 'advisory' and objid = 4711 and not granted`) > 0
+		return one[int](s, `select count(pg_terminate_backend(pid))`+waitsToCommit) > 0
 	}, "no claim waits to be committed")
 	release()
 	select {
@@ -176,7 +179,7 @@ func TestCommittedTooLate(t *testing.T) {
 	<-running
 	// Before it waits, what the worker asks for when its connection breaks, to cancel, would roll the claim back.
 	s.eventually(func() bool {
-		return one[int](s, `select count(*) from pg_locks where locktype = 'advisory' and objid = 4711 and not granted`) > 0
+		return one[int](s, `select count(*)`+waitsToCommit) > 0
 	}, "no claim waits to be committed")
 	net.cut()
 	if err := <-causes; !errors.Is(err, offstage.ErrLost) {
