@@ -77,7 +77,7 @@ declare
   n integer;               -- how many
   ctids tid[];             -- of their rows in job, as far as the tickets know
   found_jobs integer;
-  moved boolean;
+  by_id bigint[];          -- those of them that are not found there
   places tid[];            -- of the tickets that this round got; then of those without a queue,
   queued tid[];            -- and of those with one
   in_queues integer;       -- how many
@@ -300,10 +300,11 @@ begin
         raise exception using errcode = 'OS001', message = format('worker %s is not alive', worker_id),
           hint = 'It missed its heartbeats, and others may have its jobs. Register again.';
       end if;
-      moved := false;
+      by_id := null;
       loop
-        -- By their ctids, which takes half as long as by id. Rows that have moved since (a keyed add, VACUUM FULL, …), and
-        -- those whose tickets do not know it, are looked up by id for a second pass.
+        -- First by their ctids, which takes half as long as by id: rows without a key, which nobody moves while we hold the
+        -- tickets. (unsafe_dedupe writes keyed ones at any time.) Then, by id, all that this has not found, and in one
+        -- statement, which sees one version of each.
         return query
           select 'job', lease + p.position, j.id, j.lane_id, j.priority, j.run_at, j.task_id, (j.attempts + 1)::smallint,
             j.max_attempts, nullif(j.crashes, 0::smallint), j.added_at, j.queue_id,
@@ -312,17 +313,19 @@ begin
             case when j.options is not null then (j.options ->> 'timeout')::interval end,
             case when j.options is not null then j.options ->> 'traceparent' end,
             case when j.options is not null then (j.options ->> 'expires_at')::timestamptz <= at end,
-            j.payload, j.ctid
-          from offstage_private.job j cross join lateral (select width_bucket(j.id, (select taken || '{}'::bigint[]))) p (position)  -- as a plain array: see settle()
-          where j.ctid = any (ctids) and taken[p.position] = j.id;
+            j.payload, j.place
+          from (
+            select j.*, j.ctid as place from offstage_private.job j where j.ctid = any (ctids) and j.key is null
+            union all
+            select j.*, j.ctid from offstage_private.job j where j.id = any (by_id)
+          ) j cross join lateral (select width_bucket(j.id, (select taken || '{}'::bigint[]))) p (position)  -- as a plain array: see settle()
+          where taken[p.position] = j.id;
         get diagnostics found_jobs = row_count;
-        exit when moved or found_jobs = n;
-        moved := true;
-        ctids := array(  -- no join: one that was planned while there were no jobs reads the whole index
-          select j.ctid from offstage_private.job j
-          where j.id = any (array(select unnest(taken) except
-            -- an array, because PostgreSQL 18 reads all of the table's index for what except would like to have in order
-            select unnest(array(select k.id from offstage_private.job k where k.ctid = any (ctids))))));
+        exit when by_id is not null or found_jobs = n;
+        by_id := array(select unnest(taken) except
+          -- an array, because PostgreSQL 18 reads all of the table's index for what except would like to have in order
+          select unnest(array(select k.id from offstage_private.job k where k.ctid = any (ctids) and k.key is null)));
+        ctids := null;
       end loop;
     end if;
     exit when again or queued is null or seen < room;
