@@ -31,7 +31,7 @@ func latency(o options, ours, peer system) scenario {
 	for _, p := range []struct {
 		title    string
 		settings map[string]any
-	}{{"defaults", peerDefault}, {"local queue of 10", peerQueued}} {
+	}{{"defaults", peerDefault}, {"local queue of 10", peerQueued}, {"as in work", peerBest}} {
 		v := variant{title: peer.title() + ", " + p.title, system: peer}
 		v.run = func(ctx context.Context, b *block) (sample, error) { return addedToStarted(ctx, b, p.settings) }
 		peers = append(peers, v)
