@@ -300,11 +300,25 @@ begin
         raise exception using errcode = 'OS001', message = format('worker %s is not alive', worker_id),
           hint = 'It missed its heartbeats, and others may have its jobs. Register again.';
       end if;
-      by_id := null;
-      loop
-        -- First by their ctids, which takes half as long as by id: rows without a key, which nobody moves while we hold the
-        -- tickets. (unsafe_dedupe writes keyed ones at any time.) Then, by id, all that this has not found, and in one
-        -- statement, which sees one version of each.
+      -- First by their ctids, which takes half as long as by id: rows without a key, which nobody moves while we hold the
+      -- tickets. (unsafe_dedupe writes keyed ones at any time.)
+      return query
+        select 'job', lease + p.position, j.id, j.lane_id, j.priority, j.run_at, j.task_id, (j.attempts + 1)::smallint,
+          j.max_attempts, nullif(j.crashes, 0::smallint), j.added_at, j.queue_id,
+          case when j.queue_id is not null then (select q.name from offstage_private.queue q where q.id = j.queue_id) end,
+          j.key, j.flags, j.last_error,
+          case when j.options is not null then (j.options ->> 'timeout')::interval end,
+          case when j.options is not null then j.options ->> 'traceparent' end,
+          case when j.options is not null then (j.options ->> 'expires_at')::timestamptz <= at end,
+          j.payload, j.ctid
+        from offstage_private.job j cross join lateral (select width_bucket(j.id, (select taken || '{}'::bigint[]))) p (position)  -- as a plain array: see settle()
+        where j.ctid = any (ctids) and j.key is null and taken[p.position] = j.id;
+      get diagnostics found_jobs = row_count;
+      if found_jobs < n then
+        -- Then, by id, all that this has not found, in one statement, which sees one version of each.
+        by_id := array(select unnest(taken) except
+          -- an array, because PostgreSQL 18 reads all of the table's index for what except would like to have in order
+          select unnest(array(select k.id from offstage_private.job k where k.ctid = any (ctids) and k.key is null)));
         return query
           select 'job', lease + p.position, j.id, j.lane_id, j.priority, j.run_at, j.task_id, (j.attempts + 1)::smallint,
             j.max_attempts, nullif(j.crashes, 0::smallint), j.added_at, j.queue_id,
@@ -313,20 +327,10 @@ begin
             case when j.options is not null then (j.options ->> 'timeout')::interval end,
             case when j.options is not null then j.options ->> 'traceparent' end,
             case when j.options is not null then (j.options ->> 'expires_at')::timestamptz <= at end,
-            j.payload, j.place
-          from (
-            select j.*, j.ctid as place from offstage_private.job j where j.ctid = any (ctids) and j.key is null
-            union all
-            select j.*, j.ctid from offstage_private.job j where j.id = any (by_id)
-          ) j cross join lateral (select width_bucket(j.id, (select taken || '{}'::bigint[]))) p (position)  -- as a plain array: see settle()
-          where taken[p.position] = j.id;
-        get diagnostics found_jobs = row_count;
-        exit when by_id is not null or found_jobs = n;
-        by_id := array(select unnest(taken) except
-          -- an array, because PostgreSQL 18 reads all of the table's index for what except would like to have in order
-          select unnest(array(select k.id from offstage_private.job k where k.ctid = any (ctids) and k.key is null)));
-        ctids := null;
-      end loop;
+            j.payload, j.ctid
+          from offstage_private.job j cross join lateral (select width_bucket(j.id, (select taken || '{}'::bigint[]))) p (position)
+          where j.id = any (by_id);
+      end if;
     end if;
     exit when again or queued is null or seen < room;
     room := room - n;
