@@ -18,6 +18,7 @@ const module = "github.com/offstage-dev/offstage"
 var layers = map[string][]string{
 	"schema":                {},
 	"internal/wake":         {},
+	"internal/cron":         {},
 	"internal/devpg":        {},
 	"internal/pgtest":       {"schema", "internal/devpg"},
 	"":                      {"internal/wake"},
@@ -45,12 +46,12 @@ var layers = map[string][]string{
 
 // testing packages may be imported by every test.
 var testing_ = []string{
-	"", "schema", "worker", "internal/pgtest", "internal/devpg", "internal/store", "internal/wake", "internal/cli", "internal/runner/exec", "internal/runner/node", "internal/runner/tasks",
+	"", "schema", "worker", "internal/pgtest", "internal/devpg", "internal/store", "internal/wake", "internal/cron", "internal/cli", "internal/runner/exec", "internal/runner/node", "internal/runner/tasks",
 }
 
 // library packages are imported by users' programs: of other modules they may use these only.
 var (
-	library = []string{"", "schema", "worker", "internal/store", "internal/wake", "internal/maintain"}
+	library = []string{"", "schema", "worker", "internal/store", "internal/wake", "internal/maintain", "internal/cron"}
 	allowed = []string{"github.com/jackc/pgx/v5", "golang.org/x/sync"}
 )
 
