@@ -3,6 +3,7 @@ module github.com/offstage-dev/offstage
 go 1.26.8
 
 require (
+	github.com/adhocore/gronx v1.20.4
 	github.com/jackc/pgx/v5 v5.12.0
 	github.com/spf13/cobra v1.10.2
 	go.uber.org/goleak v1.3.0

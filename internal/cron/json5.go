@@ -50,12 +50,12 @@ func (r *json5) peek() (rune, bool) {
 }
 
 func (r *json5) read() rune {
-	c, ok := r.peek()
-	if !ok {
+	c, size := utf8.DecodeRuneInString(r.text[r.pos:])
+	if size == 0 {
 		r.column++
 		return end
 	}
-	r.pos += utf8.RuneLen(c)
+	r.pos += size
 	r.column += utf16.RuneLen(c)
 	return c
 }
