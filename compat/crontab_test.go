@@ -111,10 +111,10 @@ func ticks(t *testing.T, item cron.Item, start int64, most int, end int64) []int
 	return list
 }
 
-// differences we want. An error of Graphile Worker's (theirs) need not be ours where its line uses what only we know; an
-// error of ours need not be its where we refuse what it would accept and then fail on, tick by tick.
+// Differences we want: an error of Graphile Worker's need not be ours where its line uses what only we know, and an error
+// of ours need not be its where we refuse what it would accept and then fail on, tick by tick.
 var (
-	theirs = []*regexp.Regexp{
+	crontabExtensions = []*regexp.Regexp{
 		regexp.MustCompile(`(?i)^Could not process line '\d+' of crontab: '.*(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec|sun|mon|tue|wed|thu|fri|sat)`),
 		regexp.MustCompile(`^Could not process line '\d+' of crontab: '@`),
 		regexp.MustCompile(`^Unsupported syntax '\d+-\d+/\d+' in `),
@@ -126,11 +126,11 @@ var (
 	sixFields = regexp.MustCompile(strings.ReplaceAll(
 		`(?im)^ *(?:[0-9*/,-]+ +){4}(?:[0-9*/,-]|jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)+ +(?:[0-9*/,-]|sun|mon|tue|wed|thu|fri|sat)+ +[_a-z]`,
 		" ", `[\t\v\f\r \x{a0}\x{2028}]`))
-	ours_ = []*regexp.Regexp{
+	crontabRefusals = []*regexp.Regexp{
 		regexp.MustCompile(`is not compatible with this option: use `), // max=0, an empty job key, what no column holds
 		regexp.MustCompile(`^Failed to parse JSON5 payload on line \d+ of crontab: (?:JSON has no (?:Infinity|NaN)|a number is too large|a hexadecimal number has more than 64 bits|more than 100 levels), at `),
 		regexp.MustCompile(`^the task on line \d+ of crontab has a name of \d+ bytes`),
-		regexp.MustCompile(`^cron expression: .* has \d+ bytes|^this one has \d+ bytes`),
+		regexp.MustCompile(`^too long in line \d+ of crontab: `),
 		regexp.MustCompile(`^line \d+ of crontab has \d+ bytes`),
 	}
 )
@@ -144,9 +144,9 @@ func (c *crontab) compare(t *testing.T, g graphileItems) (what, problem string) 
 		return "equal", c.compareItems(t, g)
 	case c.err != nil && c.err.Error() == theirError:
 		return "same error", ""
-	case c.err != nil && matches(ours_, c.err.Error()):
+	case c.err != nil && matches(crontabRefusals, c.err.Error()):
 		return "refused by us", ""
-	case g.Error != "" && (matches(theirs, g.Error) || sixFields.MatchString(c.Text)):
+	case g.Error != "" && (matches(crontabExtensions, g.Error) || sixFields.MatchString(c.Text)):
 		return "known to us", ""
 	}
 	return "different", fmt.Sprintf("Graphile Worker says %q, and we %v", g.Error, c.err)

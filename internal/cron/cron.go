@@ -48,7 +48,11 @@ var macros = map[string]string{
 
 // Parse reads a cron expression whose times are those of zone (nil: UTC).
 func Parse(expression string, zone *time.Location) (*Expression, error) {
-	e, err := parse(strings.FieldsFunc(expression, space), zone, "'"+expression+"'", new(int))
+	source := "'" + expression + "'"
+	if len(expression) > maxExpression {
+		source = fmt.Sprintf("%.40q…", expression)
+	}
+	e, err := parse(strings.FieldsFunc(expression, space), zone, source, new(int))
 	if err != nil {
 		return nil, fmt.Errorf("cron expression: %w", err)
 	}
@@ -59,7 +63,7 @@ func Parse(expression string, zone *time.Location) (*Expression, error) {
 func parse(fields []string, zone *time.Location, source string, steps *int) (*Expression, error) {
 	e := &Expression{text: strings.Join(fields, " "), zone: zone}
 	if len(e.text) > maxExpression {
-		return nil, fmt.Errorf("this one has %d bytes, and %d are allowed: write lists as ranges", len(e.text), maxExpression)
+		return nil, fmt.Errorf("too long in %s: %d bytes, and %d are allowed, so write lists as ranges", source, len(e.text), maxExpression)
 	}
 	if zone == nil {
 		e.zone = time.UTC

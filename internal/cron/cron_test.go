@@ -100,7 +100,7 @@ func TestParseErrors(t *testing.T) {
 		{"@reboot", "cron expression: @reboot has no meaning here, where many workers come and go: add the job from what starts your program"},
 		{"@often", "cron expression: '@often' is unknown: use @hourly, @daily, @midnight, @weekly, @monthly, @yearly, @annually, or five fields"},
 		{"@daily *", "cron expression: '@daily *' has 2 fields: use five (minute, hour, day of month, month, day of week), or six with seconds in front"},
-		{"1" + strings.Repeat(",1", 400) + " * * * *", "cron expression: this one has 809 bytes, and 768 are allowed: write lists as ranges"},
+		{"1" + strings.Repeat(",1", 400) + " * * * *", `cron expression: too long in "1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,"…: 809 bytes, and 768 are allowed, so write lists as ranges`},
 	} {
 		if e, err := Parse(c.expression, nil); err == nil || err.Error() != c.want {
 			t.Errorf("%q: %v, %v; want %s", c.expression, e, err, c.want)

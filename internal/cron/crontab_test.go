@@ -113,6 +113,7 @@ func TestCrontabErrors(t *testing.T) {
 		{"* * * * * task ?fill=0s&catchup=none", options + "contains both 'fill' and 'catchup', which say the same in two ways: use one of them."},
 		{"* * * * * task ?flags=x", options + "contains unsupported key 'flags'; supported keys are: 'id', 'fill', 'max', 'queue', 'jobKey', 'jobKeyMode', 'priority', " +
 			"'tz', 'jitter', 'from', 'until', 'overlap', 'catchup'."},
+		{"#\n0" + strings.Repeat(",0", 400) + " * * * * t", "too long in line 2 of crontab: 809 bytes, and 768 are allowed, so write lists as ranges"},
 		{"* * * * * t" + strings.Repeat("a", 128), "the task on line 1 of crontab has a name of 129 bytes: use at most 128"},
 		{"* * * * * task {a: '\xff'}", "line 1 of crontab is not UTF-8: save the file in that encoding"},
 		{"* * * * * task {a: '" + strings.Repeat("x", 64<<10) + "'}", "line 1 of crontab has 65558 bytes, and 65536 are allowed: keep large data where the task finds it"},
