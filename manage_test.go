@@ -372,9 +372,56 @@ func TestStatusShowsProgress(t *testing.T) {
 	h := s.hands("t")
 	id := s.add("t", nil)
 	h.claim(1)
-	s.exec("select offstage.progress($1, $2, $3, 12.5, 'warming up')", h.worker, h.claims[id], id)
+	s.exec("select offstage.report($1, json_build_array(json_build_object('claim', $2::bigint, 'job_id', $3::bigint, 'percent', 12.5, 'message', 'warming up')))", h.worker, h.claims[id], id)
 	st, err := s.client.Status(s.ctx(), id)
 	if err != nil || st.Progress == nil || *st.Progress != 12.5 || st.Message != "warming up" {
 		t.Errorf("status is %+v, %v", st, err)
+	}
+}
+
+// The lines of all attempts, a page at a time, before and after the job has ended.
+func TestLog(t *testing.T) {
+	s := newStage(t)
+	h := s.hands("t")
+	id := s.add("t", nil)
+	h.claim(1)
+	report := func(lines string) {
+		t.Helper()
+		s.exec("select offstage.report($1, json_build_array(json_build_object('claim', $2::bigint, 'job_id', $3::bigint, 'lines', $4::text::json)))",
+			h.worker, h.claims[id], id, lines)
+	}
+	log := func(after *offstage.LogLine) []offstage.LogLine {
+		t.Helper()
+		lines, err := s.client.Log(s.ctx(), id, after)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return lines
+	}
+	if lines := log(nil); len(lines) != 0 {
+		t.Errorf("before anything: %+v", lines)
+	}
+	report(`[{"n": 1, "after": 0, "level": "warn", "message": "one", "attrs": {"b": 1, "a": "<x>"}}, {"n": 2, "after": 1.25, "level": "info+2", "message": "two"}]`)
+	lines := log(nil)
+	if len(lines) != 2 || lines[0].Message != "one" || lines[0].Level != "warn" || string(lines[0].Attrs) != `{"b": 1, "a": "<x>"}` || lines[0].Attempt != 1 ||
+		lines[1].Level != "info+2" || lines[1].Attrs != nil || lines[1].At.Sub(lines[0].At) != 1250*time.Millisecond {
+		t.Errorf("lines are %+v", lines)
+	}
+	if more := log(&lines[1]); len(more) != 0 {
+		t.Errorf("after the last one: %+v", more)
+	}
+	h.end(id, "retry", "no")
+	if _, err := s.client.Retry(s.ctx(), id); err != nil {
+		t.Fatal(err)
+	}
+	h.claim(1)
+	report(`[{"n": 1, "after": 0, "level": "info", "message": "again"}]`)
+	h.succeed(id, "")
+	more := log(&lines[0])
+	if len(more) != 2 || more[0].Message != "two" || more[1].Message != "again" {
+		t.Errorf("after the first one: %+v", more)
+	}
+	if all := log(nil); len(all) != 3 {
+		t.Errorf("all of it: %+v", all)
 	}
 }

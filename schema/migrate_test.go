@@ -97,7 +97,7 @@ func catalog(t testing.TB, db pgtest.Querier, name string) []string {
 	t.Helper()
 	return pgtest.List[string](t, db, `
 		with n as (select oid, nspname from pg_namespace where nspname in ($1::text, $1::text || '_private')),
-		c as (select c.*, n.nspname from pg_class c join n on n.oid = c.relnamespace where c.relname !~ '^history_[0-9]')
+		c as (select c.*, n.nspname from pg_class c join n on n.oid = c.relnamespace where c.relname !~ '^(history|log)_[0-9]')
 		select concat_ws(' ', 'relation', nspname, relname, relkind, relpersistence, reloptions) from c
 		union all
 		select concat_ws(' ', 'column', c.nspname, c.relname, a.attnum, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull,

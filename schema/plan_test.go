@@ -32,7 +32,9 @@ var hotCalls = []hot{
 	{"settle, the next job of a queue", `select t.claim(1, 'parked')`, `select * from offstage.settle(1, t.claims(), t.ids())`, 100},
 	{"settle, emptied", `select t.claim(1, 'a')`, `select * from offstage.settle(1, null, null, emptied => array(select c & -1024 from unnest(t.claims()) c))`, 50},
 	{"finish", `select t.claim(1, 'a')`, `select offstage.finish(1, c, i) from unnest(t.claims(), t.ids()) x (c, i)`, 50},
-	{"progress", `select t.claim(1, 'a')`, `select offstage.progress(1, c, i, 5) from unnest(t.claims(), t.ids()) x (c, i)`, 50},
+	{"settle, plain successes with logs", `select t.claim(10, 'a')`, `select * from offstage.settle(1, t.claims(), t.ids(), logs => t.logs(), job_ctids => t.ctids())`, 200},
+	{"report", `select t.claim(10, 'a')`, `select * from offstage.report(1, (select json_agg(json_build_object('claim', c, 'job_id', i, 'percent', 5, 'lines', l)) from unnest(t.claims(), t.ids(), t.logs()) x (c, i, l)))`, 200},
+	{"job_log", ``, `select * from offstage.job_log(1, max_lines => 10)`, 50},
 	{"promote", `select t.due(10)`, `select * from offstage.promote(10)`, 200},
 	{"heartbeat", `select t.claim(10, 'a')`, `select * from offstage.heartbeat(1)`, 100},
 	{"force_unlock_workers", `select t.claim(10, 'a')`, `select offstage.force_unlock_workers('{worker-1}')`, 1300}, // looks at all queues, once
@@ -64,6 +66,7 @@ $$;
 create function t.claims() returns bigint[] language sql as $$ select array_agg(claim order by job_id) from t.claimed $$;
 create function t.ids() returns bigint[] language sql as $$ select array_agg(job_id order by job_id) from t.claimed $$;
 create function t.ctids() returns tid[] language sql as $$ select array_agg(job_ctid order by job_id) from t.claimed $$;
+create function t.logs() returns json[] language sql as $$ select array_agg('[{"n": 1, "after": 1, "level": "info", "message": "a line"}]'::json) from t.claimed $$;
 create function t.endings(variadic list text[]) returns json language sql as $$
   select json_agg(json_build_object('claim', claim, 'job_id', job_id, 'ending', list[1 + claim % cardinality(list)])) from t.claimed
 $$;
@@ -118,10 +121,12 @@ func TestPlans(t *testing.T) {
 		select nextval('offstage_private.job_id'), now(), now(), now(), 1, 1, 0, '{}', true from generate_series(1, $1::integer)`
 	history := `insert into offstage_private.history (settled_at, job_id, added_at, run_at, task_id, attempt, priority, outcome)
 		select now(), n, now(), now(), 1, 1, 0, 'succeeded' from generate_series(1, $1::integer) n`
+	log := `insert into offstage_private.log (at, job_id, claim, n, attempt, level, message)
+		select now(), n / 100, n, 1, 1, 'info', 'a line' from generate_series(1, $1::integer) n`
 	leases := `insert into offstage_private.lease (claim, worker_id, claimed_at, job_ids)
 		select nextval('offstage_private.claim'), 1000000 + n, now(), '{1}' from generate_series(1, $1::integer / 1000) n`
 	add := func(n int) {
-		for _, sql := range []string{grow, some, failed, history, leases} {
+		for _, sql := range []string{grow, some, failed, history, log, leases} {
 			pgtest.Do(t, conn, sql, n)
 		}
 	}
@@ -184,7 +189,7 @@ func measure(t *testing.T, when string, conn *pgx.Conn) {
 			scansBefore, before := read()
 			pgtest.Do(t, conn, h.call)
 			scans, after := read()
-			for _, table := range []string{"job", "ticket", "scheduled", "parked", "history_rest"} {
+			for _, table := range []string{"job", "ticket", "scheduled", "parked", "history_rest", "log_rest"} {
 				if scans[table] > scansBefore[table] && h.rows < 10_000 && !strings.HasPrefix(when, "s") {
 					t.Errorf("%s: %s reads all of %s", when, h.name, table)
 				}

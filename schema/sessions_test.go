@@ -90,6 +90,11 @@ create function t.claim(worker integer, want integer, variadic tasks text[])
 returns table (kind text, job_id bigint, claim bigint, attempt smallint) language sql as $$
   select kind, job_id, claim, attempt from offstage.claim(worker, want, t.task(variadic tasks)) where kind <> 'mark'
 $$;
+-- one entry of a report; answers whether the claim is held
+create function t.report(worker integer, claim bigint, job_id bigint, percent real default null, message text default null, lines json default null)
+returns boolean language sql as $$
+  select not exists (select from offstage.report(worker, json_build_array(json_build_object('claim', claim, 'job_id', job_id, 'percent', percent, 'message', message, 'lines', lines))))
+$$;
 -- where jobs are
 create view t.jobs as
   select j.id, t.name as task, offstage_private.state_of(j) as state, j.attempts, j.run_at, q.name as queue, j.key, j.revision, j.released_claim, j.crashes,

@@ -144,28 +144,29 @@ func (h *handlers) act(ctx context.Context, job *worker.Job[payload]) (any, erro
 	return job.ID, nil
 }
 
-// begin notes that a job starts, and under which claim; null if that is gone already. Attempts begin before their claim is
-// committed, when only their worker knows it: Progress waits until all can see it, or it is lost.
+// begin notes that a job starts, and under which claim. Attempts begin before their claim is committed, when only their
+// worker knows it: this waits until all can see it, or the attempt is over.
 func (h *handlers) begin(ctx context.Context, job *worker.Job[payload]) (run int64, err error) {
-	if err := worker.Progress(ctx, 0, ""); err != nil && !errors.Is(err, offstage.ErrLost) && context.Cause(ctx) == nil {
-		fmt.Fprintf(os.Stderr, "progress of job %d: %v\n", job.ID, err)
-	}
-	if cause := context.Cause(ctx); cause != nil {
-		return 0, cause // it was over before it began, perhaps before its claim was committed: there is nothing to note
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
-	defer cancel()
+	claim, _ := worker.ClaimOf(ctx)
 	var queue *string
 	if job.HasQueue {
 		queue = &job.Queue
 	}
-	err = h.notes.QueryRow(ctx, `
-		insert into app.run (job_id, claim, pid, task, queue)
-		values ($1, (select l.claim + array_position(l.job_ids, $1)
-			from offstage_private.lease l join offstage_private.worker w on w.id = l.worker_id
-			where w.pid = $2 and $1 = any (l.job_ids) order by l.claim desc limit 1), $2, $3, $4)
-		returning id`, job.ID, os.Getpid(), job.Task, queue).Scan(&run)
-	return run, err
+	for {
+		if cause := context.Cause(ctx); cause != nil {
+			return 0, cause // it was over before it began, perhaps before its claim was committed: there is nothing to note
+		}
+		noting, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute) // also if it is told to stop meanwhile
+		err := h.notes.QueryRow(noting, `
+			insert into app.run (job_id, claim, pid, task, queue)
+			select $1, $2, $3, $4, $5 where offstage_private.holds($6, $2, $1)
+			returning id`, job.ID, claim.Number, os.Getpid(), job.Task, queue, claim.Worker).Scan(&run)
+		cancel()
+		if !errors.Is(err, pgx.ErrNoRows) {
+			return run, err
+		}
+		pause(ctx, 5*time.Millisecond)
+	}
 }
 
 func (h *handlers) end(run int64, ending string) error {

@@ -13,8 +13,8 @@ import (
 )
 
 // An arrival is what one claim brought. Its jobs arrive while the server still writes the claim to its disk, and start at
-// once. Until the server says that the claim is committed, nobody else can see it: so nothing of it is settled, and
-// Progress and Complete wait.
+// once. Until the server says that the claim is committed, nobody else can see it: so nothing of it is settled,
+// Complete waits, and what an attempt tells is sent later.
 //
 //	open  its jobs run; those that end are kept here
 //	over  the claim is committed
@@ -27,6 +27,7 @@ import (
 //
 // An attempt whose claim is not there runs again somewhere: history says that it was rescued.
 type arrival struct {
+	at   time.Time     // when it came: lines of logs count their time from here, and the database from the claim's
 	over chan struct{} // closed when it is not open any more
 	lost atomic.Bool   // set before over is closed
 
@@ -44,7 +45,7 @@ func (t *turns) arrived(p *plan, look *store.Look) {
 		return cmp.Or(cmp.Compare(a.Priority, b.Priority), a.RunAt.Compare(b.RunAt), cmp.Compare(a.JobID, b.JobID))
 	})
 	if len(look.Jobs) > 0 {
-		p.arrival = &arrival{over: make(chan struct{})}
+		p.arrival = &arrival{at: time.Now(), over: make(chan struct{})}
 		p.arrival.attempts = t.s.newAttempts(look.Jobs, p.arrival)
 	}
 	t.s.mu.Lock()
@@ -66,6 +67,15 @@ func (t *turns) arrived(p *plan, look *store.Look) {
 	}
 }
 
+func (a *arrival) isOver() bool {
+	select {
+	case <-a.over:
+		return true
+	default:
+		return false
+	}
+}
+
 // count adds the attempts to, or takes them from, what their leases still hold. They stand in runs of equal leases.
 func (t *turns) count(attempts []*attempt, sign int) {
 	for from := 0; from < len(attempts); {
@@ -80,12 +90,15 @@ func (t *turns) count(attempts []*attempt, sign int) {
 	}
 }
 
-// put keeps an attempt that has ended to be settled: at once (true), or when its arrival is over. mu is held.
+// put keeps an attempt that has ended to be settled: at once (true), or when its arrival is over, or what it told has
+// landed. mu is held.
 func (t *turns) put(a *attempt) bool {
-	select {
-	case <-a.arrival.over:
-	default:
+	if !a.arrival.isOver() {
 		a.arrival.ended = append(a.arrival.ended, a)
+		return false
+	}
+	if r := a.report.Load(); r != nil && r.flying {
+		r.ended = a
 		return false
 	}
 	if a.arrival.lost.Load() {

@@ -13,22 +13,20 @@ import (
 
 var errNoAttempt = errors.New("the context is not that of an attempt")
 
-// Progress stores how far the attempt of ctx is, in percent, with a message for people. ErrLost: the claim is gone, stop.
+// Progress says how far the attempt of ctx is, from 0 to 100 percent, with a message for people. It returns at once; the
+// latest is stored within half a second. When ctx has ended it returns the cause. ErrLost: the claim is gone, stop.
 func Progress(ctx context.Context, percent float32, message string) error {
 	a, ok := ctx.Value(attemptKey{}).(*attempt)
 	if !ok {
 		return fmt.Errorf("progress: %w", errNoAttempt)
 	}
-	if err := a.confirmed(ctx); err != nil {
-		return fmt.Errorf("progress: %w", err)
+	if !(percent >= 0 && percent <= 100) { // nor NaN
+		return fmt.Errorf("progress: %v percent; use 0 to 100", percent)
 	}
-	held, err := a.s.store.Progress(ctx, a.s.w.pool, a.s.id, a.claim, a.job.ID, percent, storable(message, 1000))
-	if err == nil && !held {
-		err = offstage.ErrLost
+	if ctx.Err() != nil {
+		return fmt.Errorf("progress: %w", context.Cause(ctx))
 	}
-	if err != nil {
-		return fmt.Errorf("progress: %w", err)
-	}
+	a.progress(percent, message)
 	return nil
 }
 
@@ -52,7 +50,7 @@ func Complete(ctx context.Context, tx pgx.Tx, result any) error {
 	if err := a.confirmed(ctx); err != nil {
 		return fmt.Errorf("complete: %w", err)
 	}
-	a.finishing = true
+	a.finishing.Store(true)
 	held, err := a.s.store.Finish(ctx, tx, a.s.id, a.claim, a.job.ID, text)
 	if err == nil && !held {
 		err = offstage.ErrLost

@@ -248,24 +248,35 @@ func ExampleProgress() {
 	if err != nil {
 		panic(err)
 	}
+	seen := make(chan bool)
 	worker.Handle(w, "import", func(ctx context.Context, job *worker.Job[[]string]) (struct{}, error) {
 		for i, file := range job.Payload {
 			percent := 100 * float32(i) / float32(len(job.Payload))
 			if err := worker.Progress(ctx, percent, "reading "+file); err != nil {
 				return struct{}{}, err
 			}
-			status, err := client.Status(ctx, job.ID) // anybody, anywhere
-			if err != nil {
-				return struct{}{}, err
-			}
-			fmt.Printf("%s: %v %%, %s\n", status.State, *status.Progress, status.Message)
+			<-seen
 		}
 		return struct{}{}, nil
 	})
 
-	if _, err := client.Add(ctx, "import", []string{"a.csv", "b.csv"}); err != nil {
+	id, err := client.Add(ctx, "import", []string{"a.csv", "b.csv"})
+	if err != nil {
 		panic(err)
 	}
+	go func() { // anybody, anywhere, sees it within half a second
+		for _, message := range []string{"reading a.csv", "reading b.csv"} {
+			var status offstage.Status
+			for status.Message != message {
+				var err error
+				if status, err = client.Status(ctx, id); err != nil {
+					panic(err)
+				}
+			}
+			fmt.Printf("%s: %v %%, %s\n", status.State, *status.Progress, status.Message)
+			seen <- true
+		}
+	}()
 	if err := w.RunOnce(ctx); err != nil {
 		panic(err)
 	}

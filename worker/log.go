@@ -2,24 +2,22 @@ package worker
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
-	"strings"
-	"sync"
+	"slices"
 )
 
 type logKey struct{}
 
 // Log is the logger of the attempt that ctx belongs to: what is written to it goes to the worker's log with the
-// job's id, task and attempt, and is kept with the attempt in history (the first and the last 32 KB of it).
-// Outside an attempt it is slog.Default().
+// job's id, task and attempt, and is stored as a line of the job's log, with its level and attributes, while the attempt
+// runs. Of what an attempt logs, the first 64 KB and the last 16 KB are stored, and a line between them says what is
+// left out. Levels below info are not stored. Outside an attempt it is slog.Default().
 func Log(ctx context.Context) *slog.Logger {
 	if l, ok := ctx.Value(logKey{}).(*slog.Logger); ok {
 		return l
 	}
 	if a, ok := ctx.Value(attemptKey{}).(*attempt); ok {
-		next := a.s.cfg.Log.With("job_id", a.job.ID, "task", a.job.Task, "attempt", a.job.Attempt)
-		return slog.New(&keeper{next.Handler(), &a.lines, ""})
+		return a.reports().log(a)
 	}
 	return slog.Default()
 }
@@ -29,28 +27,44 @@ func WithLog(ctx context.Context, l *slog.Logger) context.Context {
 	return context.WithValue(ctx, logKey{}, l)
 }
 
-// keeper is a slog.Handler that passes records on and keeps them as lines.
+// log is the attempt's logger, which is made once.
+func (r *report) log(a *attempt) *slog.Logger {
+	r.once.Do(func() {
+		next := a.s.cfg.Log.With("job_id", a.job.ID, "task", a.job.Task, "attempt", a.job.Attempt)
+		r.logger = slog.New(&keeper{next: next.Handler(), keep: a.keep, scopes: make([]scope, 1)})
+	})
+	return r.logger
+}
+
+// keeper is a slog.Handler that passes records on, and keeps them as lines.
 type keeper struct {
-	next  slog.Handler
-	lines *lines
-	attrs string
+	next   slog.Handler
+	keep   func(level slog.Level, message string, attrs []slog.Attr)
+	scopes []scope // one more for each group
+}
+
+// scope is what With has added since the group began.
+type scope struct {
+	group string
+	attrs []slog.Attr
 }
 
 // Enabled is true for all that is kept; the next handler is asked in Handle.
 func (k *keeper) Enabled(_ context.Context, level slog.Level) bool { return level >= slog.LevelInfo }
 
 func (k *keeper) Handle(ctx context.Context, r slog.Record) error {
-	var b strings.Builder
-	b.WriteString(r.Time.UTC().Format("15:04:05.000"))
-	if r.Level != slog.LevelInfo {
-		b.WriteString(" " + r.Level.String())
-	}
-	b.WriteString(" " + r.Message + k.attrs)
+	attrs := make([]slog.Attr, 0, r.NumAttrs())
 	r.Attrs(func(a slog.Attr) bool {
-		fmt.Fprintf(&b, " %s=%v", a.Key, a.Value)
+		attrs = append(attrs, a)
 		return true
 	})
-	k.lines.add(b.String())
+	for i := len(k.scopes) - 1; i >= 0; i-- {
+		attrs = slices.Concat(k.scopes[i].attrs, attrs)
+		if i > 0 {
+			attrs = []slog.Attr{{Key: k.scopes[i].group, Value: slog.GroupValue(attrs...)}}
+		}
+	}
+	k.keep(r.Level, r.Message, attrs)
 	if !k.next.Enabled(ctx, r.Level) {
 		return nil
 	}
@@ -58,65 +72,15 @@ func (k *keeper) Handle(ctx context.Context, r slog.Record) error {
 }
 
 func (k *keeper) WithAttrs(attrs []slog.Attr) slog.Handler {
-	text := k.attrs
-	for _, a := range attrs {
-		text += fmt.Sprintf(" %s=%v", a.Key, a.Value)
-	}
-	return &keeper{k.next.WithAttrs(attrs), k.lines, text}
+	scopes := slices.Clone(k.scopes)
+	last := &scopes[len(scopes)-1]
+	last.attrs = slices.Concat(last.attrs, attrs)
+	return &keeper{k.next.WithAttrs(attrs), k.keep, scopes}
 }
 
 func (k *keeper) WithGroup(name string) slog.Handler {
-	return &keeper{k.next.WithGroup(name), k.lines, k.attrs}
-}
-
-// keepLog is how much of an attempt's log is kept of its beginning, and as much again of its end.
-const keepLog = 32 << 10
-
-// lines are the log of an attempt. Handlers may log from many goroutines, and after they have returned.
-type lines struct {
-	mu         sync.Mutex
-	head, tail []byte
-	dropped    int // bytes between them
-}
-
-func (l *lines) add(line string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	line += "\n"
-	if room := keepLog - len(l.head); room > 0 && l.tail == nil {
-		n := min(room, len(line))
-		l.head = append(l.head, line[:n]...)
-		line = line[n:]
+	if name == "" {
+		return k
 	}
-	if line == "" {
-		return
-	}
-	if len(line) > keepLog {
-		l.dropped += len(line) - keepLog
-		line = line[len(line)-keepLog:]
-	}
-	l.tail = append(l.tail, line...)
-	if len(l.tail) > 2*keepLog { // cut now and then, not at every line
-		l.dropped += len(l.tail) - keepLog
-		l.tail = append([]byte(nil), l.tail[len(l.tail)-keepLog:]...)
-	}
-}
-
-func (l *lines) text() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.head == nil && l.tail == nil {
-		return ""
-	}
-	tail := l.tail
-	dropped := l.dropped
-	if len(tail) > keepLog {
-		dropped += len(tail) - keepLog
-		tail = tail[len(tail)-keepLog:]
-	}
-	text := string(l.head)
-	if dropped > 0 {
-		text += fmt.Sprintf("… %d bytes left out …\n", dropped)
-	}
-	return storable(text+string(tail), 3*keepLog)
+	return &keeper{k.next.WithGroup(name), k.keep, append(slices.Clone(k.scopes), scope{group: name})}
 }

@@ -2,41 +2,94 @@ package worker
 
 import (
 	"bytes"
-	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"math"
+	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
-	"unicode/utf8"
+
+	"github.com/offstage-dev/offstage"
 )
+
+// keptBy is what a keeper in front of next keeps, as lines of text.
+func keptBy(next slog.Handler, use func(*slog.Logger)) (kept []string) {
+	use(slog.New(&keeper{next: next, scopes: make([]scope, 1), keep: func(level slog.Level, message string, attrs []slog.Attr) {
+		kept = append(kept, strings.TrimSpace(fmt.Sprintf("%v %s %s", level, message, encodeAttrs(attrs))))
+	}}))
+	return kept
+}
 
 func TestKeeper(t *testing.T) {
 	t.Parallel()
 	var passed bytes.Buffer
-	var kept lines
 	// The log of the worker takes errors only; what is kept does not depend on that.
-	log := slog.New(&keeper{next: slog.NewTextHandler(&passed, &slog.HandlerOptions{Level: slog.LevelError}), lines: &kept})
-	log.Debug("not kept")
-	log.Info("plain")
-	log.With("a", 1).With("b", "two words").Warn("careful", "c", time.Second)
-	log.WithGroup("group").Error("broken")
-	want := []string{"plain", "WARN careful a=1 b=two words c=1s", "ERROR broken"}
-	got := strings.Split(strings.TrimSuffix(kept.text(), "\n"), "\n")
-	if len(got) != len(want) {
-		t.Fatalf("kept %q, expected %d lines", got, len(want))
+	kept := keptBy(slog.NewTextHandler(&passed, &slog.HandlerOptions{Level: slog.LevelError}), func(log *slog.Logger) {
+		log.Debug("not kept")
+		log.Info("plain")
+		log.With("a", 1).With("b", "two <words>").Warn("careful", "c", time.Second)
+		group := log.With("a", 1).WithGroup("g").With("b", true)
+		group.WithGroup("h").Error("broken", "c", errors.New("no luck"), "d", map[string]int{"x": 1})
+		group.Log(t.Context(), slog.LevelInfo+2, "between", slog.Group("", "c", nil), slog.Group("empty"), "t", time.Unix(0, 5).UTC())
+		log.WithGroup("nothing").Info("in it")
+	})
+	want := []string{
+		`INFO plain`, `WARN careful {"a":1,"b":"two <words>","c":"1s"}`,
+		`ERROR broken {"a":1,"g":{"b":true,"h":{"c":"no luck","d":{"x":1}}}}`,
+		`INFO+2 between {"a":1,"g":{"b":true,"c":null,"t":"1970-01-01T00:00:00.000000005Z"}}`, `INFO in it`,
 	}
-	for i, line := range got {
-		clock, rest, _ := strings.Cut(line, " ")
-		if _, err := time.Parse("15:04:05.000", clock); err != nil || rest != want[i] {
-			t.Errorf("line %d is %q, expected a time and %q", i, line, want[i])
-		}
+	if !slices.Equal(kept, want) {
+		t.Errorf("kept\n%s\nwant\n%s", strings.Join(kept, "\n"), strings.Join(want, "\n"))
 	}
-	if text := passed.String(); strings.Contains(text, "careful") || !strings.Contains(text, "broken") {
+	if text := passed.String(); strings.Contains(text, "careful") || !strings.Contains(text, "g.h.c=\"no luck\"") {
 		t.Errorf("the worker's own log got %q", text)
 	}
 }
+
+type panics struct{}
+
+func (panics) MarshalJSON() ([]byte, error) { panic("on purpose") }
+
+// Whatever the attributes are, they are JSON that PostgreSQL takes, and not too long.
+func TestAttrs(t *testing.T) {
+	t.Parallel()
+	deep := strings.Repeat("[", 500) + strings.Repeat("]", 500)
+	for want, value := range map[string]any{
+		`"NaN"`:                   math.NaN(),
+		`0.5`:                     float32(0.5),
+		`18446744073709551615`:    uint64(math.MaxUint64),
+		`"1m0s"`:                  time.Minute,
+		`"a\ufffdb\ufffd"`:        "a\x00b\xff",
+		`"!PANIC: on purpose"`:    panics{},
+		`["<a>",1]`:               []any{"<a>", 1},
+		`"{\"a\":\"\\u0000\"}"`:   map[string]string{"a": "\x00"},
+		`"[\"\\ud800\"]"`:         rawJSON(`["\ud800"]`),
+		quoted(deep):              rawJSON(deep),
+		`"&{Reader:<nil> n:<ni`:   nil,
+		`"1970-01-01T00:00:01Z"`:  time.Unix(1, 0).UTC(),
+		`{"a":{"b":[true,null]}}`: map[string]any{"a": map[string]any{"b": []any{true, nil}}},
+	} {
+		if value == nil {
+			continue
+		}
+		got := string(encodeAttrs([]slog.Attr{slog.Any("x", value)}))
+		if got != `{"x":`+strings.ReplaceAll(want, `\ufffd`, "\uFFFD")+`}` {
+			t.Errorf("%#v became %s, want %s", value, got, want)
+		}
+	}
+	long := encodeAttrs([]slog.Attr{slog.String("x", strings.Repeat("é", mostAttrs))})
+	if len(long) > mostAttrs || !bytes.HasPrefix(long, []byte(`{"cut":"\"x\":\"éé`)) {
+		t.Errorf("%d bytes: %.100s", len(long), long)
+	}
+}
+
+type rawJSON string
+
+func (r rawJSON) MarshalJSON() ([]byte, error) { return []byte(r), nil }
+
+func quoted(text string) string { return string(quote(text)) }
 
 func TestLogOutsideOfAttempts(t *testing.T) {
 	t.Parallel()
@@ -49,116 +102,36 @@ func TestLogOutsideOfAttempts(t *testing.T) {
 	}
 }
 
-func TestLinesNone(t *testing.T) {
+// Handlers log from many goroutines, and some are still at it when the attempt is settled: what settle is told first
+// stays so.
+func TestLogConcurrently(t *testing.T) {
 	t.Parallel()
-	var l lines
-	if text := l.text(); text != "" {
-		t.Errorf("nothing was logged, and %q was kept", text)
+	a := &attempt{
+		s: &session{cfg: Config{Log: slog.New(slog.DiscardHandler)}, telling: make(chan struct{}, 1)}, job: &offstage.Job{},
+		arrival: &arrival{at: time.Now()},
 	}
-}
-
-// Handlers log from many goroutines, and some are still at it when the attempt is settled.
-func TestLinesConcurrently(t *testing.T) {
-	t.Parallel()
-	var l lines
-	ctx, cancel := context.WithCancel(t.Context())
-	var all sync.WaitGroup
+	log := a.reports().log(a)
+	done := make(chan struct{})
 	for g := range 4 {
-		all.Go(func() {
+		go func() {
 			for i := range 2000 {
-				l.add(fmt.Sprintf("goroutine %d, line %d: %s", g, i, strings.Repeat("x", i%100)))
+				log.Info("a line", "goroutine", g, "line", i, "text", strings.Repeat("x", i%100))
 			}
-		})
+			done <- struct{}{}
+		}()
 	}
-	all.Go(func() {
-		for ctx.Err() == nil {
-			if text := l.text(); !utf8.ValidString(text) || len(text) > 3*keepLog {
-				t.Errorf("%d bytes were kept", len(text))
-				return
-			}
-			if strings.Count(l.text(), "bytes left out") > 1 {
-				t.Error("two gaps in the log")
-				return
-			}
-			if l.full() {
-				return
-			}
+	<-done
+	rest := a.report.Load().rest()
+	for range 3 {
+		<-done
+	}
+	again := a.report.Load().rest()
+	if len(rest) == 0 || len(rest) != len(again) || rest[len(rest)-1].After != again[len(again)-1].After {
+		t.Errorf("settle is told %d lines, and then %d", len(rest), len(again))
+	}
+	for i, line := range rest {
+		if line.N != i+1 || i > 0 && line.After < rest[i-1].After {
+			t.Fatalf("line %d is number %d, at %v", i+1, line.N, line.After)
 		}
-	})
-	all.Wait()
-	cancel()
-	if !l.full() {
-		t.Error("the test did not fill the buffer")
-	}
-}
-
-func (l *lines) full() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.dropped > 0
-}
-
-// checkLines compares what is kept of a log with the whole of it.
-func checkLines(t *testing.T, all []string) {
-	t.Helper()
-	var l lines
-	var whole strings.Builder
-	for _, line := range all {
-		l.add(line)
-		whole.WriteString(line + "\n")
-	}
-	text := l.text()
-	if len(text) > 2*keepLog+100 {
-		t.Fatalf("%d bytes are kept", len(text))
-	}
-	before, after, gap := strings.Cut(text, "… ")
-	if !gap {
-		if text != whole.String() {
-			t.Fatalf("nothing is said to be left out, and %d bytes became %d", whole.Len(), len(text))
-		}
-		return
-	}
-	var dropped int
-	if _, err := fmt.Sscanf(after, "%d bytes left out …\n", &dropped); err != nil {
-		t.Fatalf("the gap reads %.50q", after)
-	}
-	_, tail, _ := strings.Cut(after, "…\n")
-	if !strings.HasPrefix(whole.String(), before) {
-		t.Errorf("the %d bytes before the gap are not the beginning", len(before))
-	}
-	if !strings.HasSuffix(whole.String(), tail) {
-		t.Errorf("the %d bytes after the gap are not the end", len(tail))
-	}
-	if len(before)+dropped+len(tail) != whole.Len() {
-		t.Errorf("%d + %d left out + %d bytes, expected %d", len(before), dropped, len(tail), whole.Len())
-	}
-	if len(tail) < min(keepLog, whole.Len()-len(before)) {
-		t.Errorf("%d bytes of the end are kept, and %d at the beginning, of %d", len(tail), len(before), whole.Len())
-	}
-}
-
-func TestLines(t *testing.T) {
-	t.Parallel()
-	short := strings.Repeat("a", 99)
-	many := func(n int, line string) []string {
-		list := make([]string, n)
-		for i := range list {
-			list[i] = line
-		}
-		return list
-	}
-	for name, all := range map[string][]string{
-		"an empty line":  {""},
-		"some":           many(10, short),
-		"just full":      many(2*keepLog/100, short),
-		"a little more":  many(2*keepLog/100+1, short),
-		"very many":      many(50_000, short),
-		"one long":       {strings.Repeat("b", keepLog+1)},
-		"one very long":  {strings.Repeat("b", 10*keepLog)},
-		"short and long": append(many(3, short), strings.Repeat("b", 5*keepLog), short),
-		"long and many":  append([]string{strings.Repeat("b", 5*keepLog)}, many(400, short)...),
-		"exactly":        {strings.Repeat("b", keepLog-1), "c"},
-	} {
-		t.Run(name, func(t *testing.T) { t.Parallel(); checkLines(t, all) })
 	}
 }

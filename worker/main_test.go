@@ -2,9 +2,11 @@ package worker_test
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -155,6 +157,25 @@ func (s *stage) empty() {
 	}
 	if n := one[int](s, "select coalesce(sum(cardinality(claims)), 0) from offstage_private.queue_state"); n != 0 {
 		s.t.Errorf("%d slots of queues are still taken", n)
+	}
+}
+
+// log are the lines of a job, in order: attempt, level, message, attributes.
+func (s *stage) log(id int64) (all []string) {
+	s.t.Helper()
+	var last *offstage.LogLine
+	for {
+		lines, err := s.client.Log(s.ctx(), id, last)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		if len(lines) == 0 {
+			return all
+		}
+		for _, l := range lines {
+			all = append(all, strings.TrimSpace(fmt.Sprintf("%d %s %s %s", l.Attempt, l.Level, l.Message, l.Attrs)))
+		}
+		last = &lines[len(lines)-1]
 	}
 }
 

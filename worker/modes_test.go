@@ -3,6 +3,7 @@ package worker_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"testing"
 	"time"
 
@@ -34,6 +35,7 @@ func TestQueryModes(t *testing.T) {
 				return none{}, pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error { return worker.Complete(ctx, tx, []int{1}) })
 			})
 			worker.Handle(w, "fail", func(ctx context.Context, job *worker.Job[none]) (none, error) {
+				worker.Log(ctx).Error(`it's "broken" \`, "a", `'\`)
 				return none{}, offstage.Fail(errors.New(`it's "broken" \`))
 			})
 			worker.Handle(w, "again", func(ctx context.Context, job *worker.Job[none]) (none, error) {
@@ -43,6 +45,7 @@ func TestQueryModes(t *testing.T) {
 				return none{}, nil
 			})
 			worker.Handle(w, "cancelled", func(ctx context.Context, job *worker.Job[none]) (none, error) {
+				worker.Log(ctx).Info(`it's "waiting" \`, "a", `'\`)
 				close(started)
 				<-ctx.Done()
 				return none{}, ctx.Err()
@@ -60,12 +63,15 @@ func TestQueryModes(t *testing.T) {
 			want[cancelled] = "cancelled"
 			stop := s.run(w)
 			<-started
+			s.eventually(func() bool { return slices.Equal(s.log(cancelled), []string{`1 info it's "waiting" \ {"a":"'\\"}`}) }, "the log of a running job is not there")
 			if _, _, err := s.client.Cancel(s.ctx(), "by hand", cancelled); err != nil {
 				t.Fatal(err)
 			}
 			for id, outcome := range want {
 				if st := s.outcome(id); string(st.Outcome) != outcome {
 					t.Errorf("job %d ended as %+v, expected %s", id, st, outcome)
+				} else if got := s.log(id); outcome == "failed" && !slices.Equal(got, []string{`1 error it's "broken" \ {"a":"'\\"}`}) {
+					t.Errorf("the log of job %d is %q", id, got)
 				}
 			}
 			if err := stop(); err != nil {

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -34,11 +35,11 @@ type attempt struct {
 	timeout time.Duration
 	handler Handler
 	life    life
-	lines   lines
+	report  atomic.Pointer[report] // nil while it has told nothing
 
-	finishing bool // the handler called Complete
-	abandoned bool // its job was released while it still runs; under session.mu
-	tries     int  // to settle it
+	finishing atomic.Bool // the handler called Complete
+	abandoned bool        // its job was released while it still runs; under session.mu
+	tries     int         // to settle it
 	took      time.Duration
 	endedAt   time.Time
 	ending    *store.Ending // nil is success
@@ -210,7 +211,7 @@ func (a *attempt) run(ctx context.Context) (json.RawMessage, *store.Ending) {
 		result, err = nil, fmt.Errorf("the result of task %s is not JSON", a.job.Task)
 	}
 	var ending *store.Ending
-	if err != nil || a.finishing {
+	if err != nil || a.finishing.Load() {
 		ending = a.endingOf(err, context.Cause(ctx))
 	}
 	if a.s.cfg.LogJobs {
@@ -281,7 +282,7 @@ func (a *attempt) end(ending string, err error) *store.Ending {
 	if err != nil {
 		e.Error = storable(err.Error(), 16<<10)
 	}
-	if a.finishing {
+	if a.finishing.Load() {
 		e.QueueID = a.queue
 	}
 	return e

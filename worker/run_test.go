@@ -36,9 +36,8 @@ func TestResult(t *testing.T) {
 	if err != nil || got["sum"] != 7 {
 		t.Fatalf("await answered %v, %v", got, err)
 	}
-	log := one[string](s, "select log from offstage_private.history where job_id = $1", id)
-	if !strings.Contains(log, "adding a=3") {
-		t.Errorf("the log in history is %q", log)
+	if got := s.log(id); !slices.Equal(got, []string{`1 info adding {"a":3}`}) {
+		t.Errorf("the log is %q", got)
 	}
 	s.empty()
 }
@@ -312,10 +311,10 @@ func TestProgress(t *testing.T) {
 	s.run(w)
 	id := s.add("long", nil)
 	<-reported
-	st, err := s.client.Status(s.ctx(), id)
-	if err != nil || st.State != offstage.Running || st.Progress == nil || *st.Progress != 40 || st.Message != "two of five" {
-		t.Errorf("status is %+v, %v", st, err)
-	}
+	s.eventually(func() bool {
+		st, err := s.client.Status(s.ctx(), id)
+		return err == nil && st.State == offstage.Running && st.Progress != nil && *st.Progress == 40 && st.Message == "two of five"
+	}, "the progress cannot be seen")
 	close(finish)
 	s.outcome(id)
 }

@@ -28,6 +28,7 @@ var errDeclaredDead = errors.New("declared dead")
 //	runner ×Jobs  start what is in ready, put what has ended into ended            run.go
 //	turner ×2     settle what has ended and claim what fits, in one round trip     claim.go, settle.go
 //	beater        heartbeats; learns of cancelled jobs, settings, its own death    beat.go
+//	reporter      sends the logs and the progress of running attempts              report.go
 //	watchdog      stops claiming, then cancels attempts, while no heartbeat lands  beat.go
 //	chores        promote, rescue, tidy                                            internal/maintain
 //	listener      wakes                                                            internal/wake
@@ -54,6 +55,7 @@ type session struct {
 	period    atomic.Int64                     // of heartbeats, ns; beater writes
 	lastBeat  atomic.Pointer[time.Time]        // when the last one that landed was sent; beater writes
 	beatNow   chan struct{}
+	telling   chan struct{} // kicks the reporter
 	chore     chan struct{} // kicks promote
 
 	mu    sync.Mutex
@@ -97,6 +99,7 @@ func (w *Worker) open(ctx context.Context) (*session, error) {
 		ready:   make(chan *attempt, 2*w.cfg.Jobs+maxAhead),
 		current: make([]atomic.Pointer[attempt], w.cfg.Jobs),
 		beatNow: make(chan struct{}, 1),
+		telling: make(chan struct{}, 1),
 		chore:   make(chan struct{}, 1),
 	}
 	s.period.Store(int64(r.Period))
@@ -133,6 +136,7 @@ func (s *session) run(ctx context.Context, once bool) error {
 	var keepers errgroup.Group
 	keepers.Go(func() error { return s.beater(alive) })
 	keepers.Go(func() error { return s.watchdog(alive) })
+	keepers.Go(func() error { return s.reporter(alive) })
 	if once {
 		if err := s.promoteOnce(ctx); err != nil {
 			s.log.Warn("promote", "error", err)

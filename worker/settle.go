@@ -52,7 +52,7 @@ func (t *turns) settleOf(batch []*attempt) *store.Settle {
 	batch = slices.Clone(batch)
 	slices.SortFunc(batch, func(a, b *attempt) int { return cmp.Compare(a.job.ID, b.job.ID) })
 	for _, a := range batch {
-		log := a.lines.text()
+		log := a.report.Load().rest()
 		if a.ending != nil {
 			e := *a.ending
 			e.Log = log
@@ -65,8 +65,8 @@ func (t *turns) settleOf(batch []*attempt) *store.Settle {
 		if a.result != nil {
 			s.Results = fill(s.Results, len(s.JobIDs), string(a.result))
 		}
-		if log != "" {
-			s.Logs = fill(s.Logs, len(s.JobIDs), log)
+		if log != nil {
+			s.Logs = fill(s.Logs, len(s.JobIDs), store.LinesJSON(log))
 		}
 	}
 	if s.Results != nil {
@@ -132,7 +132,8 @@ func (t *turns) settled(p *plan, unsettled []store.Verdict) {
 // holding up all the others.
 func (t *turns) refused(a *attempt, err error) {
 	t.s.log.Error("the database refuses how an attempt ended", "job_id", a.job.ID, "task", a.job.Task, "error", err)
-	a.result, a.lines = nil, lines{}
+	a.result = nil
+	a.report.Store(nil)
 	a.ending = a.end("retry", err)
 	a.ending.Payload = nil
 }
@@ -185,10 +186,12 @@ func (s *session) abandon() {
 			return
 		}
 		a.abandoned = true
-		s.turns.put(&attempt{
+		left := &attempt{
 			s: s, job: a.job, claim: a.claim, arrival: a.arrival, endedAt: time.Now(),
 			ending: &store.Ending{Claim: a.claim, JobID: a.job.ID, Ending: "release"},
-		})
+		}
+		left.report.Store(a.report.Load())
+		s.turns.put(left)
 	})
 	kick(s.turns.kicks[0])
 }

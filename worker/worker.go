@@ -20,7 +20,6 @@ import (
 
 // Worker claims and performs jobs. Make it with New, give it handlers with Handle, then Run it, once.
 type Worker struct {
-	pool    *pgxpool.Pool
 	cfg     Config
 	store   *store.Store
 	connect func(context.Context) (*pgx.Conn, error)
@@ -34,8 +33,8 @@ type task struct {
 	settings json.RawMessage
 }
 
-// New validates the config and starts nothing. The worker opens sessions of its own (five, one of them only under
-// load) with the pool's configuration; the pool itself is used by Progress and by your handlers.
+// New validates the config and starts nothing. The worker opens sessions of its own with the pool's configuration: four,
+// one more under load, and one more while its attempts log or report progress. The pool itself is for your handlers.
 func New(pool *pgxpool.Pool, cfg Config) (*Worker, error) {
 	if pool == nil {
 		return nil, errors.New("worker: the pool is nil")
@@ -44,7 +43,7 @@ func New(pool *pgxpool.Pool, cfg Config) (*Worker, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &Worker{pool: pool, cfg: cfg, store: store.New(cfg.Schema), tasks: map[string]task{}}
+	w := &Worker{cfg: cfg, store: store.New(cfg.Schema), tasks: map[string]task{}}
 	plain := wake.Connector(pool)
 	w.connect = func(ctx context.Context) (*pgx.Conn, error) {
 		conn, err := plain(ctx)

@@ -228,7 +228,7 @@ func (d *doctor) clock(ctx context.Context) error {
 	return nil
 }
 
-// connections: a worker keeps five sessions.
+// connections: a worker keeps five sessions, and a sixth while its attempts log.
 func (d *doctor) connections(ctx context.Context) error {
 	var limit, reserved, used, own int
 	err := d.row(ctx, `
@@ -241,9 +241,9 @@ func (d *doctor) connections(ctx context.Context) error {
 	left := limit - reserved - used
 	switch {
 	case left < 10:
-		d.warn("connections", "raise max_connections, or put a pooler before the programs that need many", "%d of %d are left; a worker needs five, and those of your handlers", max(left, 0), limit)
+		d.warn("connections", "raise max_connections, or put a pooler before the programs that need many", "%d of %d are left; a worker needs six, and those of your handlers", max(left, 0), limit)
 	case own >= 0 && own < 10:
-		d.warn("connections", "alter role … connection limit -1", "this role may have %d at a time; a worker needs five, and those of your handlers", own)
+		d.warn("connections", "alter role … connection limit -1", "this role may have %d at a time; a worker needs six, and those of your handlers", own)
 	default:
 		d.ok("connections", "%d of %d are left", left, limit)
 	}

@@ -41,7 +41,7 @@ func (d *doctor) pooler(ctx context.Context) error {
 		d.warn(check, "give workers a connection of their own to PostgreSQL (port 5432), or a pooler in session mode; programs that only add jobs may stay",
 			"a pooler lends a server session for each transaction: LISTEN and session locks do not work, so workers find jobs by polling")
 	case first != d.conn.PgConn().PID():
-		d.ok(check, "a pooler is in between and lends whole sessions; leave five of them for each worker")
+		d.ok(check, "a pooler is in between and lends whole sessions; leave six of them for each worker")
 	default:
 		d.ok(check, "none in between")
 	}

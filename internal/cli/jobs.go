@@ -21,11 +21,11 @@ func (a *app) jobsCommand() *cobra.Command {
 	list := a.jobsListCommand()
 	c := &cobra.Command{
 		Use:   "jobs",
-		Short: "List, look at, retry, cancel and delete jobs",
+		Short: "List, look at, retry, cancel and delete jobs, and read their logs",
 		Args:  a.subcommands,
 		RunE:  list.RunE,
 	}
-	c.AddCommand(list, a.jobsGetCommand(), a.jobsRetryCommand(), a.jobsCancelCommand(), a.jobsDeleteCommand())
+	c.AddCommand(list, a.jobsGetCommand(), a.jobsLogCommand(), a.jobsRetryCommand(), a.jobsCancelCommand(), a.jobsDeleteCommand())
 	return c
 }
 
@@ -222,7 +222,11 @@ type jobDetail struct {
 	Payload      json.RawMessage `json:"payload"`
 	Result       json.RawMessage `json:"result"`
 	History      []historyRow    `json:"history"`
+	Log          []logLine       `json:"log"` // the first thousand lines
 }
+
+// mostLines is what one look at a log answers.
+const mostLines = 1000
 
 // historyRow is one attempt that ended, or the end of the job.
 type historyRow struct {
@@ -232,7 +236,6 @@ type historyRow struct {
 	Attempt   int        `json:"attempt"`
 	Worker    *string    `json:"worker"`
 	Error     *string    `json:"error"`
-	Log       *string    `json:"log"`
 }
 
 func (a *app) jobsGet(ctx context.Context, db *database, id int64) error {
@@ -303,9 +306,15 @@ func (a *app) jobsGet(ctx context.Context, db *database, id int64) error {
 			t.add(stamp(h.SettledAt), h.Outcome, strconv.Itoa(h.Attempt), took, dash(text(h.Worker)), short(text(h.Error), 100))
 		}
 		a.print(t)
-		for _, h := range d.History {
-			block(fmt.Sprintf("Log of attempt %d", h.Attempt), text(h.Log))
+	}
+	for i, l := range d.Log {
+		if i == 0 || l.Attempt != d.Log[i-1].Attempt {
+			fmt.Fprintf(a.Stdout, "\n%s\n", p.paint(bold, fmt.Sprintf("Log of attempt %d", l.Attempt)))
 		}
+		fmt.Fprintf(a.Stdout, "  %s\n", strings.ReplaceAll(p.line(l), "\n", "\n  "))
+	}
+	if len(d.Log) == mostLines {
+		a.say("there may be more lines: %s", a.command("jobs log "+d.ID))
 	}
 	return nil
 }

@@ -162,8 +162,16 @@ func (db *database) jobDetail(ctx context.Context, id int64) (*jobDetail, error)
 		d.Payload = json.RawMessage(*r.Payload)
 	}
 	d.History, err = collect[historyRow](ctx, db, "get history", `
-		select h.settled_at, h.claimed_at, h.outcome, h.attempt::int, 'worker-' || h.worker_id, h.error, h.log
+		select h.settled_at, h.claimed_at, h.outcome, h.attempt::int, 'worker-' || h.worker_id, h.error
 		from offstage_private.history h where h.job_id = $1::bigint order by h.settled_at, h.claim, h.payload is not null limit 1000`, id)
+	if err != nil {
+		return nil, err
+	}
+	lines, err := db.client.Log(ctx, id, nil)
+	d.Log = make([]logLine, 0, len(lines))
+	for i := range lines {
+		d.Log = append(d.Log, lineJSON(&lines[i]))
+	}
 	return d, err
 }
 

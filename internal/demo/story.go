@@ -197,10 +197,17 @@ func (s *stage) follow(ctx context.Context, roles []*role) error {
 		}
 		r.gotResult = compact.String()
 		err = s.pool.QueryRow(ctx, `
-			select min(h.added_at), min(h.claimed_at), max(h.settled_at), string_agg(h.outcome, ', ' order by h.settled_at), coalesce(string_agg(h.log, ''), '')
-			from offstage_private.history h where h.job_id = $1`, r.id).Scan(&r.added, &r.started, &r.settled, &r.gotPath, &r.gotLog)
+			select min(h.added_at), min(h.claimed_at), max(h.settled_at), string_agg(h.outcome, ', ' order by h.settled_at)
+			from offstage_private.history h where h.job_id = $1`, r.id).Scan(&r.added, &r.started, &r.settled, &r.gotPath)
 		if err != nil {
 			return fmt.Errorf("history of job %d: %w", r.id, err)
+		}
+		lines, err := s.client.Log(ctx, r.id, nil)
+		if err != nil {
+			return err
+		}
+		for _, l := range lines {
+			r.gotLog += l.Message + "\n"
 		}
 	}
 	return nil

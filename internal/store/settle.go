@@ -13,7 +13,7 @@ type Settle struct {
 	JobIDs  []int64
 	Places  []pgtype.TID
 	Results []*string // JSON; nil when none has one
-	Logs    []*string // nil when none has one
+	Logs    []*string // JSON arrays of lines; nil when none has one
 	Endings []Ending  // of the others
 	Emptied []int64   // leases whose settles have all been answered
 }
@@ -26,7 +26,7 @@ type Ending struct {
 	Error   string          `json:"error,omitempty"`
 	Delay   *float64        `json:"delay,omitempty"` // seconds
 	Payload json.RawMessage `json:"payload,omitempty"`
-	Log     string          `json:"log,omitempty"`
+	Log     []Line          `json:"log,omitempty"`
 	QueueID *int32          `json:"queue_id,omitempty"` // after finish()
 }
 
@@ -39,11 +39,7 @@ type Verdict struct {
 func (s *Settle) args() []any {
 	var endings any
 	if len(s.Endings) > 0 {
-		b, err := json.Marshal(s.Endings)
-		if err != nil {
-			panic("store: endings are always JSON: " + err.Error()) // payloads were JSON when they came
-		}
-		endings = string(b)
+		endings = text(s.Endings) // payloads were JSON when they came
 	}
 	var results, logs any
 	if s.Results != nil {

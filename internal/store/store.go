@@ -32,7 +32,7 @@ func New(schema string) *Store {
 			pgtype.Int4ArrayOID, pgtype.Int2ArrayOID, pgtype.TimestamptzArrayOID, pgtype.Int8ArrayOID, pgtype.Int4OID),
 		settle: newCall("offstage_settle", `select claim, job_id, verdict from `+schema+`.settle($1, $2, $3, $4, $5, $6, $7, $8)`,
 			pgtype.Int4OID, pgtype.Int8ArrayOID, pgtype.Int8ArrayOID, pgtype.JSONArrayOID,
-			pgtype.TextArrayOID, pgtype.JSONOID, pgtype.Int8ArrayOID, pgtype.TIDArrayOID),
+			pgtype.JSONArrayOID, pgtype.JSONOID, pgtype.Int8ArrayOID, pgtype.TIDArrayOID),
 	}
 }
 

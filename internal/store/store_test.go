@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -75,14 +76,20 @@ func TestFaultsOfCalls(t *testing.T) {
 		},
 		"heartbeat": func(s *store.Store, c *pgx.Conn) error { _, err := s.Heartbeat(ctx, c, 404, false); return err },
 		"settings":  func(s *store.Store, c *pgx.Conn) error { _, err := s.TaskSettings(ctx, c, []int32{1}); return err },
-		"progress":  func(s *store.Store, c *pgx.Conn) error { _, err := s.Progress(ctx, c, 404, 1025, 1, 5, ""); return err },
-		"finish":    func(s *store.Store, c *pgx.Conn) error { _, err := s.Finish(ctx, c, 404, 1025, 1, nil); return err },
-		"suspect":   func(s *store.Store, c *pgx.Conn) error { _, err := s.StartSuspect(ctx, c, 404, 1025, 1); return err },
-		"promote":   func(s *store.Store, c *pgx.Conn) error { _, _, _, err := s.Promote(ctx, c, 1); return err },
-		"rescue":    func(s *store.Store, c *pgx.Conn) error { _, err := s.Rescue(ctx, c, 404); return err },
-		"recall":    func(s *store.Store, c *pgx.Conn) error { _, err := s.Recall(ctx, c, 404, nil); return err },
-		"tidy":      func(s *store.Store, c *pgx.Conn) error { return s.Tidy(ctx, c) },
-		"sign off":  func(s *store.Store, c *pgx.Conn) error { return s.SignOff(ctx, c, 404) },
+		"report": func(s *store.Store, c *pgx.Conn) error {
+			gone, err := s.Report(ctx, c, 404, []store.Told{{Claim: 1025, JobID: 1}})
+			if err == nil && !slices.Equal(gone, []int64{1025}) {
+				t.Errorf("claims that are gone: %v", gone)
+			}
+			return err
+		},
+		"finish":   func(s *store.Store, c *pgx.Conn) error { _, err := s.Finish(ctx, c, 404, 1025, 1, nil); return err },
+		"suspect":  func(s *store.Store, c *pgx.Conn) error { _, err := s.StartSuspect(ctx, c, 404, 1025, 1); return err },
+		"promote":  func(s *store.Store, c *pgx.Conn) error { _, _, _, err := s.Promote(ctx, c, 1); return err },
+		"rescue":   func(s *store.Store, c *pgx.Conn) error { _, err := s.Rescue(ctx, c, 404); return err },
+		"recall":   func(s *store.Store, c *pgx.Conn) error { _, err := s.Recall(ctx, c, 404, nil); return err },
+		"tidy":     func(s *store.Store, c *pgx.Conn) error { return s.Tidy(ctx, c) },
+		"sign off": func(s *store.Store, c *pgx.Conn) error { return s.SignOff(ctx, c, 404) },
 	} {
 		if err := call(missing, bare); !errors.Is(err, offstage.ErrNotInstalled) {
 			t.Errorf("%s without a schema: %v", name, err)

@@ -105,15 +105,9 @@ func (s *Store) StartSuspect(ctx context.Context, conn *pgx.Conn, worker int32, 
 	return held, Fault(err)
 }
 
-// Row is the part of a connection, pool or transaction that Progress and Finish need.
+// Row is the part of a connection, pool or transaction that Finish needs.
 type Row interface {
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
-}
-
-// Progress stores how far a running job is. False: the claim is gone.
-func (s *Store) Progress(ctx context.Context, db Row, worker int32, claim, job int64, percent float32, message string) (held bool, err error) {
-	err = db.QueryRow(ctx, s.fn(`select offstage.progress($1, $2, $3, $4, $5)`), worker, claim, job, percent, message).Scan(&held)
-	return held, Fault(err)
 }
 
 // Finish ends a running job in the caller's transaction. False: the claim is gone.

@@ -117,20 +117,49 @@ begin
   return found and offstage_private.holds(worker_id, claim, job_id);
 end $$;
 
--- Stores how far a running job is. False: the claim is gone, nothing was written.
-create or replace function offstage.progress(worker_id integer, claim bigint, job_id bigint, percent real, message text default null)
-returns boolean
-language plpgsql as $$
+-- Lines as report() and settle() take them, as rows.
+create or replace function offstage_private.log_lines(lines json)
+returns table (n integer, after interval, level text, message text, attrs json)
+language sql stable as $$
+  select l.n, l.after * interval '1 s', l.level, l.message, l.attrs
+  from json_to_recordset(lines) l (n integer, after double precision, level text, message text, attrs json)
+$$;
+
+-- Stores what running attempts have to tell: lines of their logs, and how far they are. entries: one for each attempt,
+-- [{"claim": 1025, "job_id": 7, "lines": [{"n": 1, "after": 0.25, "level": "info", "message": "…", "attrs": {…}}, …],
+-- "percent": 50, "message": "half"}, …]. n counts the lines of the attempt, from 1; after is when, in seconds since its
+-- claim. Without percent the progress stays as it is. May be repeated when its answer was lost: a line is stored once.
+-- Rows: the claims that are gone; nothing of them was written. No rows: all is stored. Locks no rows but those it writes.
+create or replace function offstage.report(worker_id integer, entries json) returns table (claim bigint, job_id bigint)
+language plpgsql
+set jit = off set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
+as $$
+#variable_conflict use_column
+declare
+  at timestamptz := offstage_private.clock();
 begin
-  if not offstage_private.holds(worker_id, claim, job_id) then
-    return false;
-  end if;
-  insert into offstage_private.progress as p (job_id, claim, percent, message, reported_at)
-  values (progress.job_id, progress.claim, progress.percent, progress.message, offstage_private.clock())
-  on conflict on constraint progress_pkey do update
-    set claim = excluded.claim, percent = excluded.percent, message = excluded.message, reported_at = excluded.reported_at
-    where p.claim <= excluded.claim;
-  return found;
+  return query
+    with e as materialized (
+      select e.* from json_to_recordset(entries) e (claim bigint, job_id bigint, lines json, percent real, message text)
+    ), held as materialized (  -- as holds() has it
+      select e.*, l.claimed_at, j.attempts + 1 as attempt
+      from e
+      join offstage_private.lease l on l.claim = any (array[e.claim & -1024])
+      join offstage_private.job j on j.id = any (array[e.job_id])
+      where l.worker_id + 0 = report.worker_id and l.job_ids[(e.claim & 1023)::integer] = e.job_id and j.released_claim < e.claim
+    ), logged as (
+      insert into offstage_private.log (at, job_id, claim, n, attempt, level, message, attrs)
+      select h.claimed_at + x.after, h.job_id, h.claim, x.n, h.attempt, x.level, x.message, x.attrs
+      from held h cross join lateral offstage_private.log_lines(h.lines) x
+      on conflict do nothing
+    ), shown as (
+      insert into offstage_private.progress as p (job_id, claim, percent, message, reported_at)
+      select h.job_id, h.claim, h.percent, h.message, at from held h where h.percent is not null order by h.job_id
+      on conflict on constraint progress_pkey do update
+        set claim = excluded.claim, percent = excluded.percent, message = excluded.message, reported_at = excluded.reported_at
+        where p.claim <= excluded.claim
+    )
+    select e.claim, e.job_id from e where not exists (select from held h where h.claim = e.claim and h.job_id = e.job_id);
 end $$;
 
 -- A worker leaves. What it still holds is released, without spending the attempt; what a caller's open transaction

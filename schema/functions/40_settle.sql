@@ -206,8 +206,9 @@ end $$;
 --
 -- claims, job_ids, results, logs, job_ctids: attempts that succeeded, by ascending job_id; results and logs may be null,
 -- or have one element each. job_ctids are what claim() said; without them, or out of order, settling takes longer.
+-- logs: of each the lines that report() has not stored, as it takes them. They are stored if history keeps the attempt.
 -- endings: the others, [{"claim": 1025, "job_id": 7, "ending": "retry", "error": "…", "delay": 1.5, "payload": …,
--- "log": "…"}]. ending is one of
+-- "log": […]}]. ending is one of
 --   retry    the attempt failed; tried again after "delay" seconds (or as the task says) while attempts are left
 --   fail     failed for good             cancel   ended as cancelled, with the error as its reason
 --   snooze   put off by "delay" seconds, without spending the attempt
@@ -230,7 +231,7 @@ create or replace function offstage.settle(
   claims bigint[],
   job_ids bigint[],
   results json[] default null,
-  logs text[] default null,
+  logs json[] default null,
   endings json default null,
   emptied bigint[] default null,
   job_ctids tid[] default null
@@ -285,15 +286,27 @@ begin
     where j.released_claim < j.claim;
     if batch.kept is not null then
       insert into offstage_private.history
-        (settled_at, job_id, claim, added_at, run_at, claimed_at, task_id, queue_id, worker_id, attempt, priority, outcome, log, payload, result)
+        (settled_at, job_id, claim, added_at, run_at, claimed_at, task_id, queue_id, worker_id, attempt, priority, outcome, payload, result)
       select at, j.id, claims[j.position], j.added_at, j.run_at, l.claimed_at, j.task_id, j.queue_id, settle.worker_id, j.attempts + 1, j.priority,
-        'succeeded', logs[j.position], j.payload, results[j.position]
+        'succeeded', j.payload, results[j.position]
       from (
         select j.*, width_bucket(j.id, (select job_ids || '{}'::bigint[])) as position
         from offstage_private.job j where j.ctid = any (batch.kept)
         offset 0
       ) j
       left join offstage_private.lease l on l.claim = any (array[claims[j.position] & -1024]);
+      if logs is not null then
+        insert into offstage_private.log (at, job_id, claim, n, attempt, level, message, attrs)
+        select l.claimed_at + x.after, j.id, claims[j.position], x.n, j.attempts + 1, x.level, x.message, x.attrs
+        from (
+          select j.id, j.attempts, width_bucket(j.id, (select job_ids || '{}'::bigint[])) as position
+          from offstage_private.job j where j.ctid = any (batch.kept)
+          offset 0
+        ) j
+        join offstage_private.lease l on l.claim = any (array[claims[j.position] & -1024])
+        cross join lateral offstage_private.log_lines(logs[j.position]) x
+        on conflict do nothing;
+      end if;
     end if;
     delete from offstage_private.job j where j.ctid = any (batch.gone);
     n := n - coalesce(cardinality(batch.gone), 0);  -- keyed, not ours, or not there
@@ -309,7 +322,7 @@ begin
       union all
       select e.claim, e.job_id, e.ending, e.error, e.delay, e.payload, e.log, null
       from json_to_recordset(coalesce(endings, '[]'))
-        e (claim bigint, job_id bigint, ending text, error text, delay double precision, payload json, log text)
+        e (claim bigint, job_id bigint, ending text, error text, delay double precision, payload json, log json)
       where e.ending not in ('finished', 'lost')
     ), held as (
       -- = any (array[…]), here and below: no merge join comes into question, which reads the whole index where the planner
@@ -360,13 +373,20 @@ begin
       from decided d where d.outcome in ('retried', 'snoozed', 'released') and d.next_run_at <= at
     ), kept as (
       insert into offstage_private.history (settled_at, job_id, claim, added_at, run_at, claimed_at, task_id, queue_id, worker_id, attempt,
-        priority, outcome, key, error, log, payload, result)
+        priority, outcome, key, error, payload, result)
       select at, d.id, d.claim, (d.job).added_at, (d.job).run_at, d.claimed_at, (d.job).task_id, (d.job).queue_id, settle.worker_id,
-        (d.job).attempts + 1, (d.job).priority, d.outcome, (d.job).key, d.why, d.log,
+        (d.job).attempts + 1, (d.job).priority, d.outcome, (d.job).key, d.why,
         case when d.outcome in ('succeeded', 'failed', 'cancelled') then (d.job).payload end, d.result
       from decided d
       where offstage_private.keeps(coalesce((d.job).options ->> 'keep', d.keep), d.outcome)
         or (waited and exists (select from offstage_private.waiter w where w.job_id = d.id))
+      returning job_id
+    ), logged as (
+      insert into offstage_private.log (at, job_id, claim, n, attempt, level, message, attrs)
+      select d.claimed_at + x.after, d.id, d.claim, x.n, (d.job).attempts + 1, x.level, x.message, x.attrs
+      from decided d cross join lateral offstage_private.log_lines(d.log) x
+      where d.log is not null and d.id in (select k.job_id from kept k)
+      on conflict do nothing
     ), forgotten as (
       delete from offstage_private.cancellation c using decided d where c.job_id = d.id
     )
@@ -404,6 +424,18 @@ begin
       limit 1
     ) j
     where e.ending = 'lost';
+
+    -- Lines of attempts whose own handler's transaction has ended the job, if history has kept it.
+    insert into offstage_private.log (at, job_id, claim, n, attempt, level, message, attrs)
+    select h.claimed_at + x.after, h.job_id, h.claim, x.n, h.attempt, x.level, x.message, x.attrs
+    from json_to_recordset(coalesce(endings, '[]')) e (claim bigint, job_id bigint, ending text, log json)
+    cross join lateral (
+      select h.* from offstage_private.history h
+      where h.job_id = e.job_id and h.claim = e.claim and h.worker_id = settle.worker_id and h.outcome = 'succeeded' limit 1
+    ) h
+    cross join lateral offstage_private.log_lines(e.log) x
+    where e.ending = 'finished'
+    on conflict do nothing;
 
     -- Slots of jobs that their own handler's transaction has ended: such an ending names the queue.
     select array_agg(e.claim) as slot_claims, array_agg(e.queue_id) as slot_queues into batch

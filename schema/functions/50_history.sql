@@ -92,3 +92,14 @@ language sql volatile as $$
   values (await_job.job_id, offstage_private.clock() + least(patience, interval '1 hour'))
   on conflict on constraint waiter_pkey do update set expires_at = greatest(w.expires_at, excluded.expires_at)
 $$;
+
+-- The log of a job, of all its attempts, in the order in which it was written, while they run and afterwards, for as long as
+-- history is kept. To go on where an answer ended, give the claim and n of its last line: nothing comes in front of that.
+create or replace function offstage.job_log(job_id bigint, after_claim bigint default 0, after_n integer default 0, max_lines integer default 1000)
+returns table (at timestamptz, attempt smallint, claim bigint, n integer, level text, message text, attrs json)
+language sql stable as $$
+  select l.at, l.attempt, l.claim, l.n, l.level, l.message, l.attrs
+  from offstage_private.log l
+  where l.job_id = job_log.job_id and (l.claim, l.n) > (after_claim, after_n)
+  order by l.claim, l.n limit max_lines
+$$;

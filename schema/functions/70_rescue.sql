@@ -141,13 +141,55 @@ language sql as $$
   select 1 where false;  -- so that a call answers null, as graphile_worker's does
 $$;
 
+-- Partitions of a table that has one a day, in UTC, by this column: made two days ahead, dropped whole. Neither waits long
+-- for readers: it comes again. The first worker makes the first day's, while the rest is empty: attaching one reads all of
+-- that. Called by tidy().
+create or replace function offstage_private.tidy_days(of_table text, of_column text, at timestamptz, keep_days integer) returns void
+language plpgsql as $$
+declare
+  today date := (at at time zone 'UTC')::date;
+  d date;
+  part text;
+  begins timestamptz;
+  ends timestamptz;
+  taken boolean;
+begin
+  for d in select today + n from generate_series(0, 2) n loop
+    part := of_table || to_char(d, '_YYYYMMDD');
+    continue when to_regclass('offstage_private.' || part) is not null;
+    begins := d::timestamp at time zone 'UTC';
+    ends := (d + 1)::timestamp at time zone 'UTC';
+    execute format('select exists (select from offstage_private.%1$I r where r.%2$I >= $1 and r.%2$I < $2)', of_table || '_rest', of_column)
+    into taken using begins, ends;
+    continue when taken;
+    begin
+      execute format('create table offstage_private.%I (like offstage_private.%I including defaults including indexes)', part, of_table);
+      execute format('alter table offstage_private.%I attach partition offstage_private.%I for values from (%L) to (%L)',
+        of_table, part, begins, ends);
+    exception when lock_not_available or check_violation then
+      null;  -- somebody reads it, or an entry of that day has just come into the rest: it stays there
+    end;
+  end loop;
+  begin
+    for part in
+      select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid
+      where i.inhparent = to_regclass('offstage_private.' || of_table) and c.relname ~ ('^' || of_table || '_[0-9]{8}$')
+        and to_date(right(c.relname, 8), 'YYYYMMDD') < today - keep_days
+    loop
+      execute format('drop table offstage_private.%I', part);
+    end loop;
+  exception when lock_not_available then
+    null;  -- somebody reads it; the next call is in a minute
+  end;
+  execute format('delete from offstage_private.%1$I h where h.ctid = any (array(select r.ctid from offstage_private.%1$I r where r.%2$I < $1 limit 10000))',
+    of_table || '_rest', of_column) using at - keep_days * interval '1 day';
+end $$;
+
 -- Throws away what nobody needs any more, in small steps. A chore, once a minute.
 create or replace function offstage.tidy(keep_days integer default 7) returns void
 language plpgsql as $$
 declare
   at timestamptz := offstage_private.clock();
-  d date;
-  part text;
 begin
   if not pg_try_advisory_xact_lock(hashtext('offstage'), -3) then
     return;
@@ -160,30 +202,7 @@ begin
   delete from offstage_private.worker w
   where w.dead_at < at - interval '1 day' and not exists (select from offstage_private.lease l where l.worker_id = w.id);
 
-  -- Partitions of history: made two days ahead, dropped whole. Neither waits long for readers: it comes again.
   perform set_config('lock_timeout', '200ms', true);
-  for d in select (at at time zone 'UTC')::date + n from generate_series(1, 2) n loop
-    part := 'history_' || to_char(d, 'YYYYMMDD');
-    continue when to_regclass('offstage_private.' || part) is not null;
-    begin
-      execute format('create table offstage_private.%I (like offstage_private.history including defaults including indexes)', part);
-      execute format('alter table offstage_private.history attach partition offstage_private.%I for values from (%L) to (%L)',
-        part, d::timestamp at time zone 'UTC', (d + 1)::timestamp at time zone 'UTC');
-    exception when lock_not_available or check_violation then
-      null;  -- somebody reads history, or history_rest has entries of that day already (the clock was wrong): it keeps them
-    end;
-  end loop;
-  begin
-    for part in
-      select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid
-      where i.inhparent = 'offstage_private.history'::regclass and c.relname ~ '^history_[0-9]{8}$'
-        and to_date(substr(c.relname, 9), 'YYYYMMDD') < (at at time zone 'UTC')::date - keep_days
-    loop
-      execute format('drop table offstage_private.%I', part);
-    end loop;
-  exception when lock_not_available then
-    null;  -- somebody reads history; the next call is in a minute
-  end;
-  delete from offstage_private.history_rest h
-  where h.ctid = any (array(select r.ctid from offstage_private.history_rest r where r.settled_at < at - keep_days * interval '1 day' limit 10000));
+  perform offstage_private.tidy_days('history', 'settled_at', at, keep_days);
+  perform offstage_private.tidy_days('log', 'at', at, keep_days);
 end $$;
