@@ -16,7 +16,10 @@ var errNoAttempt = errors.New("the context is not that of an attempt")
 // Progress says how far the attempt of ctx is, from 0 to 100 percent, with a message for people. It returns at once; the
 // latest is stored within half a second. When ctx has ended it returns the cause. ErrLost: the claim is gone, stop.
 func Progress(ctx context.Context, percent float32, message string) error {
-	a, ok := ctx.Value(attemptKey{}).(*attempt)
+	tell, ok := ctx.Value(progressKey{}).(func(float32, string))
+	if a, is := ctx.Value(attemptKey{}).(*attempt); !ok && is {
+		tell, ok = a.progress, true
+	}
 	if !ok {
 		return fmt.Errorf("progress: %w", errNoAttempt)
 	}
@@ -26,8 +29,15 @@ func Progress(ctx context.Context, percent float32, message string) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("progress: %w", context.Cause(ctx))
 	}
-	a.progress(percent, message)
+	tell(percent, message)
 	return nil
+}
+
+type progressKey struct{}
+
+// WithProgress gives ctx what Progress calls; for tests of runners.
+func WithProgress(ctx context.Context, tell func(percent float32, message string)) context.Context {
+	return context.WithValue(ctx, progressKey{}, tell)
 }
 
 // Complete ends the job of ctx as succeeded inside tx: what the handler has written in tx and the job's end become true

@@ -11,19 +11,20 @@ import (
 	"github.com/offstage-dev/offstage"
 )
 
-// What a task is told, and how. The variables and stdin are those of Graphile Worker's executables; resultVariable is
-// ours.
+// What a task is told, and how. The variables and stdin are those of Graphile Worker's executables; the last two are ours.
 const (
-	variablePrefix = "GRAPHILE_WORKER_"
-	keyVariable    = variablePrefix + "JOB_KEY"
-	resultVariable = "OFFSTAGE_RESULT"
+	variablePrefix   = "GRAPHILE_WORKER_"
+	keyVariable      = variablePrefix + "JOB_KEY"
+	resultVariable   = "OFFSTAGE_RESULT"
+	progressVariable = "OFFSTAGE_PROGRESS"
 )
 
-// environment is inherited with the job's variables; result is the path for the result, "" if none can be taken.
-func environment(inherited []string, job *offstage.Job, result string) []string {
-	// These two may be absent, so a value of the worker's own must not show through.
+// environment is inherited with the job's variables; result and progress are the paths for those, "" if none can be taken.
+func environment(inherited []string, job *offstage.Job, result, progress string) []string {
+	// These may be absent, so a value of the worker's own must not show through.
 	env := slices.DeleteFunc(slices.Clone(inherited), func(v string) bool {
-		return strings.HasPrefix(v, keyVariable+"=") || strings.HasPrefix(v, resultVariable+"=")
+		name, _, _ := strings.Cut(v, "=")
+		return name == keyVariable || name == resultVariable || name == progressVariable
 	})
 	set := func(name, value string) { env = append(env, name+"="+value) }
 	set(variablePrefix+"PAYLOAD_FORMAT", "json")
@@ -38,6 +39,9 @@ func environment(inherited []string, job *offstage.Job, result string) []string 
 	set(variablePrefix+"JOB_RUN_AT", job.RunAt.UTC().Format("2006-01-02T15:04:05.000Z"))
 	if result != "" {
 		set(resultVariable, result)
+	}
+	if progress != "" {
+		set(progressVariable, progress)
 	}
 	return env
 }

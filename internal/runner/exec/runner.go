@@ -10,6 +10,7 @@
 //   - exit status 0 is success, any other and any signal fails the attempt; the error quotes the last lines of stderr.
 //     A result, if there is one, is JSON in the file that OFFSTAGE_RESULT names; it counts with exit status 0 only.
 //   - lines of stdout go to the attempt's log as info, lines of stderr as error.
+//   - lines such as "50 half of it", written to what OFFSTAGE_PROGRESS names, say how far it is, in percent.
 //   - it leads a session and a process group of its own, without a terminal. The attempt is over when it ends:
 //     processes of the group that are still there are killed. What must outlive the job needs a session of its own
 //     (setsid); it is not waited for, and its output is not read any further.
@@ -50,7 +51,8 @@ type Config struct {
 	MaxOutput int
 
 	// KeptOutput is how much of the end of the output that was held back is logged when the attempt is over, counted
-	// as in MaxOutput. What lies between is dropped, and one line says how many lines that were. Default 64 KiB.
+	// as in MaxOutput. What lies between is dropped, and one line says how many lines that were. Default 12 KiB: with that
+	// line it fits into what is stored of the end of a log.
 	KeptOutput int
 
 	// ErrorTail is how many bytes of the end of stderr, in whole lines, the error of a failed attempt quotes.
@@ -62,7 +64,7 @@ type Config struct {
 
 	// TempDir holds a directory for the result of each running attempt; those that a killed worker has left there are
 	// removed before the first attempt. Default os.TempDir(). Where none can be made
-	// (a read-only file system), attempts run without OFFSTAGE_RESULT, and their log says so.
+	// (a read-only file system), attempts run without OFFSTAGE_RESULT and OFFSTAGE_PROGRESS, and their log says so.
 	TempDir string
 
 	// Env is the environment that tasks inherit. Default os.Environ(), read for every attempt. Set it to keep the
@@ -92,7 +94,7 @@ func New(dir *tasks.Dir, config Config) (*Runner, error) {
 	orDefault(&config.Linger, 200*time.Millisecond)
 	orDefault(&config.MaxLine, 16<<10)
 	orDefault(&config.MaxOutput, 1<<20)
-	orDefault(&config.KeptOutput, 64<<10)
+	orDefault(&config.KeptOutput, 12<<10)
 	orDefault(&config.ErrorTail, 2<<10)
 	orDefault(&config.MaxResult, 1<<20)
 	orDefault(&config.TempDir, os.TempDir())
@@ -137,13 +139,22 @@ func (r *Runner) Run(ctx context.Context, job *offstage.Job) (json.RawMessage, e
 	})
 	result, err := newResult(r.config.TempDir)
 	if err != nil {
-		log.Warn("the task runs without " + resultVariable + ": " + err.Error())
+		log.Warn("the task runs without " + resultVariable + " and " + progressVariable + ": " + err.Error())
 	}
 	defer func() {
 		if err := result.remove(); err != nil {
 			log.Warn("the attempt's temporary directory stays: " + err.Error())
 		}
 	}()
+	progressPath := ""
+	if result.dir != "" {
+		if p, err := followProgress(ctx, result.dir, log); err != nil {
+			log.Warn("the task runs without " + progressVariable + ": " + err.Error())
+		} else {
+			progressPath = p.path
+			defer p.end() // before the directory goes
+		}
+	}
 	inherited := r.config.Env
 	if inherited == nil {
 		inherited = os.Environ()
@@ -152,7 +163,7 @@ func (r *Runner) Run(ctx context.Context, job *offstage.Job) (json.RawMessage, e
 	a := attempt{
 		config: r.config,
 		path:   path,
-		env:    environment(inherited, job, result.path),
+		env:    environment(inherited, job, result.path, progressPath),
 		stdin:  stdin,
 		log:    log,
 		output: newOutput(log, r.config),

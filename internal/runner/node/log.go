@@ -18,7 +18,7 @@ var levels = map[string]slog.Level{"info": slog.LevelInfo, "warn": slog.LevelWar
 // logLine writes a line to its attempt's log: [level, text, attributes].
 func (p *process) logLine(m message) error {
 	var level, text string
-	var attributes map[string]string
+	var attributes map[string]attribute
 	if err := decode(m.rest, &level, &text, &attributes); err != nil {
 		return err
 	}
@@ -31,12 +31,26 @@ func (p *process) logLine(m message) error {
 	}
 	var attrs []slog.Attr
 	for _, key := range slices.Sorted(maps.Keys(attributes)) {
-		attrs = append(attrs, slog.String(key, attributes[key]))
+		attrs = append(attrs, slog.Any(key, attributes[key].value()))
 	}
 	// Without the attempt's context, which may have ended: that is no reason for a handler to lose a line.
 	c.log.LogAttrs(context.Background(), levels[level], text, attrs...)
 	return nil
 }
+
+// attribute is JSON.
+type attribute struct{ json.RawMessage }
+
+// value is a string for a string, and otherwise the JSON, which prints itself.
+func (a attribute) value() any {
+	var text string
+	if json.Unmarshal(a.RawMessage, &text) == nil {
+		return text
+	}
+	return a
+}
+
+func (a attribute) String() string { return string(a.RawMessage) }
 
 // logOther writes a line to the worker's log: [level, text, task].
 func (p *process) logOther(b []byte) error {

@@ -125,6 +125,8 @@ func TestLog(t *testing.T) {
 			process.stdout.write("ended\r\nlast"); process.stdout.write(Buffer.from("ü\n").subarray(0, 1)); process.stdout.write(Buffer.from("ü\n").subarray(1));
 			logger.error("e"); logger.warn("w"); logger.info("two\nlines"); logger.debug("hidden"); debug("hidden %s", 1); logger.info({ a: 1 });
 			const s = logger.scope({ label: "mail" }).scope({ id: 7 }); s.info("scoped", { more: true });
+			const circle = {}; circle.of = circle; const at = new Date(0); const e = new TypeError("no"); e.stack = "TypeError: no";
+			logger.info("kinds", { e, m: new Map([[1, 2]]), n: 10n, x: NaN, at, list: [undefined, "<a>"] }); logger.info("circle", circle);
 			const { info } = { info: (m) => logger.info(m) }; info("no newline"); process.stdout.write("no newline");
 		}`,
 		"much.js":    `module.exports = () => { for (let i = 0; i < 60000; i++) console.log("line " + i + " " + "x".repeat(90)); console.log("y".repeat(100000)) }`,
@@ -133,7 +135,9 @@ func TestLog(t *testing.T) {
 	})
 	_, log, err := b.run("t", "{}")
 	want := []string{"INFO out 1", "ERROR err", "ERROR e2", "INFO begun ended", "INFO lastü", "ERROR e", "WARN w", "INFO two", "INFO lines", "INFO { a: 1 }",
-		"INFO scoped id=7 label=mail meta={ more: true }", "INFO no newline", "INFO no newline"}
+		"INFO scoped id=7 label=mail meta={\"more\":true}",
+		`INFO kinds meta={"e":"[TypeError: no]","m":"Map(1) { 1 => 2 }","n":"10n","x":"NaN","at":"1970-01-01T00:00:00.000Z","list":[null,"<a>"]}`,
+		"INFO circle meta=<ref *1> { of: [Circular *1] }", "INFO no newline", "INFO no newline"}
 	if err != nil || !slices.Equal(log, want) {
 		t.Errorf("%v\n%q\n%q", err, log, want)
 	}

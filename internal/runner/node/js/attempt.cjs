@@ -1,12 +1,13 @@
 "use strict";
 // One attempt of one job: what its task sees of it, and how it ends. Nothing is made before the task asks for it, because
 // most tasks use little of their helpers and some run a hundred thousand times a minute.
+const { types } = require("node:util");
 const { describe, messageOf, revive, show } = require("./errors.cjs");
 const { helpersOf } = require("./helpers.cjs");
 const { Output } = require("./output.cjs");
 
 const maxResult = 1 << 20; // bytes
-const { stringify } = JSON;
+const { parse, stringify } = JSON;
 
 // The items of a job's frame, in order; see protocol.go.
 const [SEQ, TASK, PAYLOAD, ID, ATTEMPT, MAX_ATTEMPTS, PRIORITY, RUN_AT, ADDED_AT, LOCKED_AT, TASK_ID, WORKER, MORE] = Array(13).keys();
@@ -280,8 +281,24 @@ class Logger {
   }
 }
 
+const mostAttribute = 2000;
+
+// plain is a value as JSON has it, as it is now. What JSON would not show, or only in part, is shown as text.
 function plain(value) {
-  return typeof value === "string" ? value : show(value).slice(0, 2000);
+  if (typeof value === "string") return value;
+  try {
+    const text = stringify(value, (_, part) => (isOpaque(part) ? show(part) : part));
+    if (text !== undefined && text.length <= mostAttribute) return parse(text);
+  } catch {
+    // a circle, or a toJSON that throws
+  }
+  return show(value).slice(0, mostAttribute);
+}
+
+// isOpaque: of such JSON makes {}, or nothing, or an error.
+function isOpaque(value) {
+  return types.isNativeError(value) || value instanceof Error || types.isMap(value) || types.isSet(value) || typeof value === "bigint" || typeof value === "function" ||
+    typeof value === "symbol" || (typeof value === "number" && !Number.isFinite(value));
 }
 
 module.exports = { Attempt, revive, SEQ, TASK };

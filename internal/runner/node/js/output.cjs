@@ -5,7 +5,7 @@ const { StringDecoder } = require("node:string_decoder");
 
 const maxLine = 16 << 10;
 const budget = 1 << 20;
-const kept = 64 << 10;
+const kept = 12 << 10; // with the line that counts, it fits into what is stored of the end of a log
 const lineCost = 64; // so that a flood of empty lines ends too
 
 class Output {
@@ -59,14 +59,15 @@ class Output {
       this.left = -1;
       this.emit("warn", "the task prints much: from here on only its last lines are logged, when it has ended");
     }
-    this.tail.push([level, text, attributes]);
-    this.tailSize += size;
+    const bytes = Buffer.byteLength(text) + (attributes ? Buffer.byteLength(JSON.stringify(attributes)) : 0) + lineCost;
+    this.tail.push({ level, text, attributes, bytes });
+    this.tailSize += bytes;
     let gone = 0;
     while (this.tailSize > kept && gone < this.tail.length - 1) {
-      const { length } = this.tail[gone++][1];
-      this.tailSize -= length + lineCost;
+      const first = this.tail[gone++];
+      this.tailSize -= first.bytes;
       this.dropped++;
-      this.droppedSize += length;
+      this.droppedSize += first.text.length;
     }
     if (gone > 0) this.tail.splice(0, gone);
   }
@@ -75,7 +76,7 @@ class Output {
   finish() {
     for (const level of Object.keys(this.streams)) if (this.streams[level].size > 0) this.end(level, this.streams[level]);
     if (this.dropped > 0) this.emit("warn", `${this.dropped} lines (${this.droppedSize} characters) of the task's output were dropped here`);
-    for (const [level, text, attributes] of this.tail) this.emit(level, text, attributes);
+    for (const { level, text, attributes } of this.tail) this.emit(level, text, attributes);
     this.tail = [];
   }
 }
