@@ -82,6 +82,7 @@ func (a *app) workerCommand() *cobra.Command {
 JavaScript and TypeScript (.js .cjs .mjs .ts .mts) export a function (payload, helpers); what it returns is the job's result.
 An executable, such as tasks/users/welcome.sh, gets {"payload": …} on stdin and the job's facts in its environment; exit
 status 0 is success, its output is the job's log, and JSON that it writes to the file $OFFSTAGE_RESULT is the job's result.
+Lines such as "50 half of it" that it writes to $OFFSTAGE_PROGRESS say how far it is, in percent.
 
 The first SIGINT or SIGTERM stops it gracefully, with exit code 0; a second one at once, with 130. It never migrates.`,
 		Example: `  offstage worker --tasks ./tasks --jobs 4
