@@ -53,6 +53,7 @@ type session struct {
 	cancelled atomic.Pointer[map[int64]string] // beater writes
 	period    atomic.Int64                     // of heartbeats, ns; beater writes
 	lastBeat  atomic.Pointer[time.Time]        // when the last one that landed was sent; beater writes
+	clock     atomic.Pointer[clock]            // the database's; beater writes
 	beatNow   chan struct{}
 	chore     chan struct{} // kicks promote
 
@@ -101,6 +102,7 @@ func (w *Worker) open(ctx context.Context) (*session, error) {
 	}
 	s.period.Store(int64(r.Period))
 	s.lastBeat.Store(&sent)
+	s.clock.Store(newClock(sent, r.Clock))
 	s.turns.init(s)
 	settings, err := w.store.TaskSettings(ctx, conn, r.Tasks)
 	if err != nil {

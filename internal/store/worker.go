@@ -21,6 +21,7 @@ type Registered struct {
 	Worker int32
 	Tasks  []int32
 	Period time.Duration
+	Clock  time.Time // the database's
 }
 
 // Register makes a worker.
@@ -29,8 +30,8 @@ func (s *Store) Register(ctx context.Context, conn *pgx.Conn, host string, pid i
 	if err != nil {
 		return r, err
 	}
-	err = conn.QueryRow(ctx, s.fn(`select worker_id, task_ids, period from offstage.register($1, $2, $3, $4, $5)`),
-		host, pid, version, slots, string(b)).Scan(&r.Worker, &r.Tasks, &r.Period)
+	err = conn.QueryRow(ctx, s.fn(`select worker_id, task_ids, period, offstage_private.clock() from offstage.register($1, $2, $3, $4, $5)`),
+		host, pid, version, slots, string(b)).Scan(&r.Worker, &r.Tasks, &r.Period, &r.Clock)
 	return r, Fault(err)
 }
 
@@ -56,6 +57,7 @@ func (s *Store) TaskSettings(ctx context.Context, conn *pgx.Conn, ids []int32) (
 // Beat is what a heartbeat answers.
 type Beat struct {
 	Alive     bool
+	Clock     time.Time // the database's
 	Period    time.Duration
 	Leases    []int64          // that the worker still holds
 	Cancelled map[int64]string // running jobs that are to be cancelled, with the reason
@@ -69,8 +71,8 @@ func (s *Store) Heartbeat(ctx context.Context, conn *pgx.Conn, worker int32, dra
 	var reasons []string
 	var settings *int64
 	var breaking *int
-	err = conn.QueryRow(ctx, s.fn(`select period, claims, cancelled, reasons, settings, breaking from offstage.heartbeat($1, $2)`), worker, draining).
-		Scan(&b.Period, &b.Leases, &ids, &reasons, &settings, &breaking)
+	err = conn.QueryRow(ctx, s.fn(`select period, claims, cancelled, reasons, settings, breaking, offstage_private.clock() from offstage.heartbeat($1, $2)`), worker, draining).
+		Scan(&b.Period, &b.Leases, &ids, &reasons, &settings, &breaking, &b.Clock)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return b, nil
 	}
