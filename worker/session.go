@@ -306,7 +306,7 @@ func (s *session) promoteOnce(ctx context.Context) error {
 	}
 	defer wake.Close(conn)
 	for {
-		n, _, busy, err := s.store.Promote(ctx, conn, maxBatch)
+		n, _, busy, err := s.store.Promote(ctx, conn, store.Chore{Name: "promote", Worker: s.id, Period: 2 * time.Second}, maxBatch)
 		if err != nil || busy || n < maxBatch {
 			return err
 		}

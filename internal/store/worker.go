@@ -124,33 +124,6 @@ func (s *Store) Finish(ctx context.Context, db Row, worker int32, claim, job int
 	return held, Fault(err)
 }
 
-// Promote gives tickets to jobs whose time has come. Next is when to come again at the latest (zero: nothing is
-// scheduled); busy says that another worker is at it.
-func (s *Store) Promote(ctx context.Context, conn *pgx.Conn, limit int) (n int, next time.Duration, busy bool, err error) {
-	var wait *float64
-	err = conn.QueryRow(ctx, s.fn(`select n, case when next_at < 'infinity' then extract(epoch from next_at - clock_timestamp())::float8 end from offstage.promote($1)`), limit).
-		Scan(&n, &wait)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return 0, 0, true, nil
-	}
-	if wait != nil {
-		next = max(time.Duration(*wait*float64(time.Second)), time.Microsecond)
-	}
-	return n, next, false, Fault(err)
-}
-
-// Rescue gives the jobs of dead workers back.
-func (s *Store) Rescue(ctx context.Context, conn *pgx.Conn, worker int32) (n int, err error) {
-	err = conn.QueryRow(ctx, s.fn(`select offstage.rescue($1)`), worker).Scan(&n)
-	return n, Fault(err)
-}
-
-// Tidy throws away what nobody needs.
-func (s *Store) Tidy(ctx context.Context, conn *pgx.Conn) error {
-	_, err := conn.Exec(ctx, s.fn(`select offstage.tidy()`))
-	return Fault(err)
-}
-
 // Recall gives back what a claim took whose answer was lost: the leases of this worker that it does not know of.
 func (s *Store) Recall(ctx context.Context, conn *pgx.Conn, worker int32, known []int64) (n int, err error) {
 	err = conn.QueryRow(ctx, s.fn(`select offstage.recall($1, $2)`), worker, known).Scan(&n)

@@ -505,22 +505,23 @@ language plpgsql as $$
 declare
   at timestamptz := offstage_private.clock();
   j offstage_private.job;
+  l offstage_private.lease;
 begin
   select o.* into j from offstage_private.job o where o.id = finish.job_id for update;
   if not found or not offstage_private.holds(worker_id, finish.claim, finish.job_id) then
     return false;
   end if;
+  select o.* into l from offstage_private.lease o where o.claim = (finish.claim & -1024);
   insert into offstage_private.history
     (settled_at, job_id, claim, added_at, run_at, claimed_at, task_id, queue_id, worker_id, attempt, priority, outcome, key, payload, result)
   select at, j.id, finish.claim, j.added_at, j.run_at, l.claimed_at, j.task_id, j.queue_id, l.worker_id, j.attempts + 1, j.priority,
     'succeeded', j.key, j.payload, finish.result
-  from offstage_private.lease l, offstage_private.task t
-  where l.claim = (finish.claim & -1024) and t.id = j.task_id
+  from offstage_private.task t
+  where t.id = j.task_id
     and (offstage_private.keeps(coalesce(j.options ->> 'keep', t.keep), 'succeeded')
       or exists (select from offstage_private.waiter w where w.job_id = j.id));
   perform offstage_private.count_ended(at, array[j.task_id], array[j.queue_id], array['succeeded'],
-    array[offstage_private.seconds(greatest(j.run_at, j.added_at), l.claimed_at)], array[offstage_private.seconds(l.claimed_at, at)])
-  from offstage_private.lease l where l.claim = (finish.claim & -1024);
+    array[offstage_private.seconds(greatest(j.run_at, j.added_at), l.claimed_at)], array[offstage_private.seconds(l.claimed_at, at)]);
   delete from offstage_private.job o where o.id = j.id;
   if j.notify_channel is not null then
     perform offstage_private.notify_event(j.notify_channel, j.id, 'succeeded', j.options);

@@ -45,7 +45,8 @@ create or replace function offstage_private.statistic_queue(queue_id integer) re
 language sql immutable as $$ select case when queue_id > 256 then -1 else coalesce(queue_id, 0) end $$;
 
 -- Counts what has ended, by task, queue and outcome; one outcome stands for all. waits and runs are in seconds, null where
--- nothing is known. Statistics count each entry that history has or, with "keep", leaves out. Locks nothing.
+-- nothing is known. Statistics count each entry that history has or, with "keep", leaves out, but a retry by hand: nothing ends with
+-- it. Locks nothing.
 create or replace function offstage_private.count_ended(
   at timestamptz, task_ids integer[], queue_ids integer[], outcomes text[],
   waits double precision[] default null, runs double precision[] default null
@@ -71,6 +72,7 @@ as $$
 declare
   at timestamptz := offstage_private.clock();
   mark offstage_private.statistic_mark;
+  first boolean := pg_current_xact_id_if_assigned() is null;  -- the caller has written nothing yet
   ended boolean;
   taken bigint;
   n integer;
@@ -114,9 +116,9 @@ begin
   )
   select count(*) into n from gone;
 
-  -- A snapshot that is older than "taken" would not tell who had taken those ids.
-  if ended and taken > mark.low and current_setting('transaction_isolation') = 'read committed' then
-    update offstage_private.statistic_mark m set low = m.next, next = taken, horizon = pg_snapshot_xmax(pg_current_snapshot())
+  -- Whoever had taken one of the ids up to "taken" had a number before that, which is below ours, if we get it only now.
+  if first and ended and taken > mark.low and current_setting('transaction_isolation') = 'read committed' then
+    update offstage_private.statistic_mark m set low = m.next, next = taken, horizon = pg_current_xact_id()
     where not exists (select from offstage_private.statistic_raw r where r.id > mark.low and r.id <= mark.next);
   end if;
   delete from offstage_private.statistic_minute m
@@ -154,8 +156,8 @@ declare
   first timestamptz;
   hourly boolean;
   bin interval := coalesce(step, interval '1 min');
-  task_id integer := (select t.id from offstage_private.task t where t.name = of_task);
-  queue_id integer := (select q.id from offstage_private.queue q where q.name = of_queue);
+  only_task integer := (select t.id from offstage_private.task t where t.name = of_task);
+  only_queue integer := (select q.id from offstage_private.queue q where q.name = of_queue);
 begin
   if bin < interval '1 min' or extract(epoch from bin) % 60 <> 0 or extract(month from bin) + extract(year from bin) > 0 then
     raise invalid_parameter_value using message = format('the step %L is not a number of whole minutes', step),
@@ -183,7 +185,7 @@ begin
         union all
         select u.bucket, u.w, u.r from unnest(c.waits, c.runs) with ordinality u (w, r, bucket)
       ) x
-      where (of_task is null or c.task_id = task_id) and (of_queue is null or c.queue_id = queue_id)
+      where (of_task is null or c.task_id = only_task) and (of_queue is null or c.queue_id = only_queue)
       group by 1, 2, 3, 4, 5
     )
     select c.starts_at, t.name, case when c.queue_id = -1 then '*' else q.name end, c.outcome, (sum(c.w) filter (where c.bucket = 0))::bigint,

@@ -1,9 +1,10 @@
 -- Chores: what workers do besides jobs. Each says here when it ran; indexes are looked after.
 
--- Notes that a chore ran in this statement, or, with an error, that it failed before: at most every ten seconds, and at once
--- when it works again. Called along with the chore, in its transaction. Where somebody else is writing the note, it is left to
--- them: locks the row of the chore, skip locked.
-create or replace function offstage.chore_ran(chore text, worker_id integer, period interval, error text default null) returns void
+-- Notes that a chore ran, in this statement unless "took" says otherwise, or, with an error, that it failed: at most every ten
+-- seconds, and at once when that changes. Called along with the chore, in its transaction, by the worker that did it. period: how
+-- often it is meant to run. False: there was nothing to note, or somebody else is just doing it: locks the chore's row, skip locked.
+create or replace function offstage.chore_ran(
+  chore text, worker_id integer, period interval, took interval default null, error text default null) returns boolean
 language plpgsql as $$
 declare
   at timestamptz := offstage_private.clock();
@@ -14,18 +15,19 @@ begin
     insert into offstage_private.chore (name, period) values (chore, chore_ran.period) on conflict do nothing;
   elsif chore_ran.error is null and c.ran_at > at - interval '10 s' and coalesce(c.failed_at < c.ran_at, true)
     or chore_ran.error is not null and c.failed_at > at - interval '10 s' and coalesce(c.failed_at > c.ran_at, true) then
-    return;
+    return false;
   end if;
   perform 1 from offstage_private.chore o where o.name = chore for update skip locked;
   if not found then
-    return;
+    return false;
   elsif chore_ran.error is null then
-    update offstage_private.chore o set ran_at = at, took = clock_timestamp() - statement_timestamp(), worker_id = chore_ran.worker_id, period = chore_ran.period
+    update offstage_private.chore o set ran_at = at, took = coalesce(chore_ran.took, clock_timestamp() - statement_timestamp()), worker_id = chore_ran.worker_id, period = chore_ran.period
     where o.name = chore;
   else
     update offstage_private.chore o set failed_at = at, error = left(chore_ran.error, 1000), worker_id = chore_ran.worker_id, period = chore_ran.period
     where o.name = chore;
   end if;
+  return true;
 end $$;
 
 -- What the chores of all workers came to: when each last ran (noted at most every ten seconds), how long it took, by which
