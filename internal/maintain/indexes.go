@@ -14,10 +14,9 @@ import (
 // that is large, and many times larger than its rows need, is built anew beside its work. That waits for transactions which
 // are older, and nobody waits for it; so it is not begun beside an old one, and given up when it has to wait too long.
 const (
-	bloatedFrom     = 64 << 20 // bytes
+	bloatedFrom     = 64 << 20 // bytes; doctor tells the same
 	bloatedTimes    = 4
 	rebuildPatience = 10 * time.Second
-	rebuildAgain    = 6 * time.Hour // one that did not become smaller: the server's idea of what it needs is wrong
 )
 
 // indexes looks after them: one worker at a time, one index after the other.
@@ -27,36 +26,35 @@ func (c *Chores) indexes(ctx context.Context, conn *pgx.Conn, as store.Chore) (t
 	if err != nil || !ours {
 		return 0, err
 	}
-	again, err := c.rebuild(ctx, conn)
-	if err != nil {
-		return again, err // the connection ends with the lock
+	if err := c.rebuild(ctx, conn, bloatedFrom); err != nil {
+		return 0, err // the connection ends with the lock
 	}
 	if err := c.Store.UnlockIndexes(ctx, conn); err != nil {
 		return 0, err
 	}
-	return again, c.Store.Ran(ctx, conn, as, time.Since(began))
+	return 0, c.Store.Ran(ctx, conn, as, time.Since(began))
 }
 
-func (c *Chores) rebuild(ctx context.Context, conn *pgx.Conn) (again time.Duration, err error) {
-	list, err := c.Store.BloatedIndexes(ctx, conn, bloatedFrom, bloatedTimes)
+func (c *Chores) rebuild(ctx context.Context, conn *pgx.Conn, from int64) error {
+	list, err := c.Store.BloatedIndexes(ctx, conn, from, bloatedTimes)
 	if err != nil || len(list) == 0 {
-		return 0, err
+		return err
 	}
 	who, err := c.Store.OldTransaction(ctx, conn, rebuildPatience)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	if who != "" {
-		return 0, fmt.Errorf("the index %s takes %d MB and needs %d, but cannot be rebuilt: %s", list[0].Name, list[0].Bytes>>20, list[0].Needed>>20, who)
+		return fmt.Errorf("the index %s takes %d MB and needs %d, but cannot be rebuilt: %s", list[0].Name, list[0].Bytes>>20, list[0].Needed>>20, who)
 	}
 	for _, x := range list {
 		if err := c.Store.Rebuild(ctx, conn, x, rebuildPatience); err != nil {
-			return 0, fmt.Errorf("rebuild the index %s: %w", x.Name, err)
+			return fmt.Errorf("rebuild the index %s: %w", x.Name, err)
 		}
 		c.Log.Info("rebuilt an index that had become too large", "index", x.Name, "bytes", x.Bytes, "needed", x.Needed)
 	}
-	if list, err = c.Store.BloatedIndexes(ctx, conn, bloatedFrom, bloatedTimes); len(list) > 0 {
-		again = rebuildAgain
+	if list, err = c.Store.BloatedIndexes(ctx, conn, from, bloatedTimes); len(list) > 0 {
+		return fmt.Errorf("the index %s was rebuilt and still takes %d MB: vacuum its table %s", list[0].Name, list[0].Bytes>>20, list[0].Table)
 	}
-	return again, err
+	return err
 }

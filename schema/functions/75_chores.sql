@@ -38,15 +38,16 @@ create or replace view offstage.chores as
       when coalesce(c.ran_at, '-infinity') < offstage_private.clock() - 3 * c.period - interval '30 s' then 'late' else 'ok' end as state
   from offstage_private.chore c;
 
--- Indexes of at least min_bytes that take more than "times" what the live rows of their table need, as far as the planner's
--- and the server's statistics know, and broken ones that a rebuild has left behind. Partitions of history are left out: they are dropped whole.
+-- Indexes of at least min_bytes that take more than "times" what the rows of their table need, as far as the server's statistics
+-- know, and broken ones that a rebuild has left behind. Dead rows that vacuum has not removed yet need room, too. Partitions of
+-- history are left out: they are dropped whole.
 create or replace function offstage_private.bloated_indexes(min_bytes bigint, times double precision)
 returns table (index_name text, table_name text, bytes bigint, needed bigint, broken boolean)
 language sql stable as $$
   select x.index_name, x.table_name, x.bytes, x.needed, x.broken
   from (
     select i.relname::text as index_name, t.relname::text as table_name, pg_relation_size(i.oid) as bytes, not d.indisvalid as broken,
-      (greatest(t.reltuples, s.n_live_tup, 0) * (20 + k.width) / 0.9)::bigint + 16384 as needed
+      (greatest(t.reltuples, s.n_live_tup + s.n_dead_tup, 0) * (20 + k.width) / 0.9)::bigint + 16384 as needed
     from pg_catalog.pg_index d
     join pg_catalog.pg_class i on i.oid = d.indexrelid and i.relkind = 'i' and not i.relispartition
     join pg_catalog.pg_class t on t.oid = d.indrelid and not t.relispartition
