@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -149,7 +151,10 @@ func countedWork(t *testing.T, ctx context.Context, c *pgx.Conn, r *rand.Rand) {
 			  stats => case when $4 then (select json_agg(json_build_object('task_id', task_id, 'queue_id', queue_id, 'outcome', 'succeeded', 'n', n,
 			    'waits', array[0, n], 'runs', array[n])) from (select task_id, queue_id, count(*) as n from good where key is null group by 1, 2) s) end)`,
 			id, i, r.IntN(3) == 0, r.IntN(4) > 0)
-		switch r.IntN(4) {
+		switch r.IntN(5) {
+		case 2:
+			pgtest.Do(t, c, `select offstage.settle($1, null, null, endings => (select json_agg(json_build_object('claim', 1025, 'job_id', id, 'ending', 'lost'))
+				from (select id from offstage_private.job where queue_id is not null limit 2) x))`, id)
 		case 0:
 			pgtest.Do(t, c, "select offstage.complete_jobs(array(select id from offstage_private.job where not failed and key is null order by id limit 2))")
 		case 1:
@@ -282,5 +287,30 @@ func TestQuantile(t *testing.T) {
 		if got := pgtest.One[string](t, conn, "select coalesce(("+sql+")::text, '')"); got != want {
 			t.Errorf("%s is %q, expected %q", sql, got, want)
 		}
+	}
+}
+
+// What the pages show can be typed.
+func TestStatisticsDocs(t *testing.T) {
+	t.Parallel()
+	conn := pgtest.New(t).Conn(t)
+	n := 0
+	for _, page := range []string{"statistics", "operations"} {
+		text, err := os.ReadFile("../docs/" + page + ".md")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, block := range strings.Split(string(text), "```sql\n")[1:] {
+			sql, _, _ := strings.Cut(block, "```")
+			for _, statement := range strings.SplitAfter(sql, ";\n") {
+				if strings.TrimSpace(statement) != "" {
+					pgtest.Do(t, conn, statement)
+					n++
+				}
+			}
+		}
+	}
+	if n < 7 {
+		t.Errorf("found %d statements", n)
 	}
 }

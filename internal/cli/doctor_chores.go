@@ -16,8 +16,8 @@ func (d *doctor) chores(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var alive bool
-	if err := d.row(ctx, `select exists (select from offstage.workers where state in ('alive', 'draining'))`, nil, &alive); err != nil {
+	var alive *float64 // for so many seconds there has been a worker
+	if err := d.row(ctx, `select extract(epoch from offstage_private.clock() - min(started_at))::float8 from offstage.workers where state in ('alive', 'draining')`, nil, &alive); err != nil {
 		return err
 	}
 	var fine []string
@@ -29,8 +29,8 @@ func (d *doctor) chores(ctx context.Context) error {
 				do += "; it last worked " + when(*c.RanAt)
 			}
 			d.warn(check, do, "%s fails since %s: %s", c.Name, when(*c.FailedAt), dash(*c.Error))
-		case !alive: // nobody is there to do it, which the check of the workers tells
-		case c.State == "late":
+		case alive == nil: // nobody is there to do it, which the check of the workers tells
+		case c.State == "late" && *alive > 3*c.Period+30: // else they have not come to it yet
 			last := "never"
 			if c.RanAt != nil {
 				last = when(*c.RanAt)
@@ -46,7 +46,7 @@ func (d *doctor) chores(ctx context.Context) error {
 		d.ok(check, "last runs: %s", strings.Join(fine, ",\n"))
 	case len(list) == 0:
 		d.ok(check, "none has run yet; the workers do them")
-	case !alive:
+	case alive == nil:
 		d.ok(check, "no worker is running that could do them")
 	}
 	return nil

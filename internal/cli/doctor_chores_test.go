@@ -15,6 +15,8 @@ func TestDoctorChores(t *testing.T) {
 	s.exec(`update offstage_private.chore set ran_at = ran_at - interval '35 s' where name = 'promote'`)
 	s.found(s.visit(Done), "chores", "ok", "promote 35 s ago in ")
 	s.exec(`update offstage_private.chore set ran_at = ran_at - interval '10 s' where name = 'promote'`)
+	s.found(s.visit(Done), "chores", "ok", "promote 4") // the only worker has just been started
+	s.exec(`update offstage_private.worker set started_at = started_at - interval '1 min'`)
 	s.found(s.visit(Done), "chores", "warn", "promote is to run every 2.0 s, and last ran: 4")
 	s.exec(`update offstage_private.worker set beat_at = beat_at - interval '1 min'`)
 	if f := s.visit(Done)["chores"]; f.Status != "ok" {

@@ -1,5 +1,5 @@
--- Statistics: how many attempts ended, how long their jobs waited and they ran. Counted by the settle batch, so that nobody
--- ever counts over tables; rolled up to minutes and hours by a chore.
+-- Statistics. How many attempts ended, how long their jobs had waited and how long they ran: counted by the settle batch, so that
+-- nobody ever counts over tables, and rolled up to minutes and hours by a chore.
 
 -- The bounds of a histogram's buckets, in seconds: powers of two from 1 ms to 37 hours. Bucket 1 is below 1 ms, bucket 2
 -- from 1 ms to below 2 ms, …, bucket 29 from 37 hours on. A histogram leaves out the empty buckets at its end.
