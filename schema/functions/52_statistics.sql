@@ -188,12 +188,11 @@ begin
       where (of_task is null or c.task_id = only_task) and (of_queue is null or c.queue_id = only_queue)
       group by 1, 2, 3, 4, 5
     )
-    select c.starts_at, t.name, case when c.queue_id = -1 then '*' else q.name end, c.outcome, (sum(c.w) filter (where c.bucket = 0))::bigint,
+    select c.starts_at, (select t.name from offstage_private.task t where t.id = c.task_id),
+      case when c.queue_id = -1 then '*' else (select q.name from offstage_private.queue q where q.id = c.queue_id) end, c.outcome, (sum(c.w) filter (where c.bucket = 0))::bigint,
       coalesce(array_agg(coalesce(c.w, 0)::bigint order by c.bucket) filter (where c.bucket > 0), '{}'),
       coalesce(array_agg(coalesce(c.r, 0)::bigint order by c.bucket) filter (where c.bucket > 0), '{}')
     from cell c
-    left join offstage_private.task t on t.id = c.task_id
-    left join offstage_private.queue q on q.id = c.queue_id
-    group by c.starts_at, t.name, c.queue_id, q.name, c.outcome
-    order by c.starts_at, t.name, q.name, c.outcome;
+    group by c.starts_at, c.task_id, c.queue_id, c.outcome
+    order by 1, 2, 3, 4;
 end $$;
