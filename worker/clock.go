@@ -29,8 +29,8 @@ func (s *session) waited(a *attempt) time.Duration {
 	return max(s.clock.Load().at(a.endedAt.Add(-a.took)).Sub(due), 0)
 }
 
-// time says in an ending how long the job waited and the attempt took, for statistics, if it has run.
-func (s *session) time(a *attempt, e *store.Ending) {
+// measured says in an ending how long the job waited and the attempt took, for statistics, if it has run.
+func (s *session) measured(a *attempt, e *store.Ending) {
 	if a.took == 0 {
 		return
 	}

@@ -27,13 +27,13 @@ func TestWaited(t *testing.T) {
 			t.Errorf("%s: waited %v, expected %v", name, got, c.wait)
 		}
 		var e store.Ending
-		s.time(a, &e)
+		s.measured(a, &e)
 		if e.Run == nil || *e.Run != 3 || e.Wait == nil {
 			t.Errorf("%s: the ending says %v, %v", name, e.Wait, e.Run)
 		}
 	}
 	var e store.Ending
-	if s.time(&attempt{}, &e); e.Run != nil || e.Wait != nil {
+	if s.measured(&attempt{}, &e); e.Run != nil || e.Wait != nil {
 		t.Error("an attempt that has not run has taken time")
 	}
 }

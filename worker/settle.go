@@ -56,7 +56,7 @@ func (t *turns) settleOf(batch []*attempt) *store.Settle {
 		if a.ending != nil {
 			e := *a.ending
 			e.Log = log
-			t.s.time(a, &e)
+			t.s.measured(a, &e)
 			s.Endings = append(s.Endings, e)
 			continue
 		}

@@ -164,7 +164,9 @@ func wait(ctx context.Context, chores []*chore, kick <-chan struct{}) {
 		case <-ctx.Done():
 		case <-timer.C:
 		}
-		chores[0].at = time.Time{}
+		if chores[0].failures == 0 {
+			chores[0].at = time.Time{}
+		}
 	}
 }
 

@@ -112,7 +112,8 @@ func (s *Store) BloatedIndexes(ctx context.Context, conn *pgx.Conn, min int64, t
 			}
 		}
 	}
-	return list, look()
+	err = look()
+	return list, err
 }
 
 // OldTransaction says who has had a transaction open for that long, for which a rebuild would have to wait. "": nobody.
