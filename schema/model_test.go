@@ -40,7 +40,11 @@ func TestModel(t *testing.T) {
 					t.Logf("what was done:\n%s", strings.Join(m.said[max(len(m.said)-30, 0):], "\n"))
 					t.FailNow()
 				}
+				if m.r.IntN(20) == 0 {
+					pgtest.Do(t, m.conn, "select offstage.roll_up($1)", 1+m.r.IntN(20))
+				}
 			}
+			checkCounted(t, m.conn)
 		})
 	}
 }

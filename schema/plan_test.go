@@ -27,6 +27,7 @@ var hotCalls = []hot{
 	{"claim, two lanes with marks", ``, `select * from offstage.claim(1, 10, t.task('a', 'b'), null, t.task('a', 'b'), '{0,0}', array['2000-01-01', '2000-01-01']::timestamptz[], '{1,1}')`, 500},
 	{"claim, a queue", `select t.busy()`, `select * from offstage.claim(1, 10, t.task('queued'))`, 200},
 	{"settle, plain successes", `select t.claim(10, 'a')`, `select * from offstage.settle(1, t.claims(), t.ids(), job_ctids => t.ctids())`, 100},
+	{"settle, plain successes that are counted", `select t.claim(10, 'a')`, `select * from offstage.settle(1, t.claims(), t.ids(), job_ctids => t.ctids(), stats => '[{"task_id": 1, "outcome": "succeeded", "n": 10, "waits": [10], "runs": [10]}]')`, 70},
 	{"settle, plain successes without places", `select t.claim(10, 'a')`, `select * from offstage.settle(1, t.claims(), t.ids())`, 100},
 	{"settle, endings", `select t.claim(9, 'a')`, `select * from offstage.settle(1, null, null, endings => t.endings('retry', 'release', 'snooze', 'fail', 'cancel', 'succeed'))`, 300},
 	{"settle, the next job of a queue", `select t.claim(1, 'parked')`, `select * from offstage.settle(1, t.claims(), t.ids())`, 100},
@@ -50,6 +51,11 @@ var hotCalls = []hot{
 	{"job_status", `select t.some()`, `select * from unnest(t.ids()) i, offstage.job_status(i)`, 200},
 	{"explain", `select t.some()`, `select offstage.explain(i) from unnest(t.ids()) i`, 10300}, // counts a queue up to 10,000
 	{"jobs, one of them", `select t.some()`, `select * from offstage.jobs where id = ((select t.ids()))[1]`, 200},
+	{"roll_up", `select t.count(10)`, `select offstage.roll_up()`, 200},
+	{"roll_up, at most so many", `select t.count(1000)`, `select offstage.roll_up(50)`, 200},
+	{"statistics", `select t.count(10)`, `select * from offstage.statistics(now() - interval '5 min')`, 200},
+	{"chore_ran", ``, `select offstage.chore_ran('promote', 1, '2 s')`, 20},
+	{"chores", ``, `select * from offstage.chores`, 20},
 	{"await_job", ``, `select offstage.await_job(5)`, 20},
 }
 
@@ -83,6 +89,9 @@ begin
   update offstage_private.scheduled set run_at = now() - interval '1 h' where job_id in (select job_id from t.claimed);
   update offstage_private.job set run_at = now() - interval '1 h' where id in (select job_id from t.claimed);
 end $$;
+create function t.count(n integer) returns void language sql as $$
+  select offstage_private.count_ended(now(), array[1], '{}', array['succeeded'], array[1], array[1]) from generate_series(1, n)
+$$;
 -- the queue of the task "queued" is taken
 create function t.busy() returns void language sql as $$
   update offstage_private.queue_state set claims = '{1}' where queue_id = offstage_private.queue_id('busy')
@@ -125,8 +134,11 @@ func TestPlans(t *testing.T) {
 		select now(), n / 100, n, 1, 1, 'info', 'a line' from generate_series(1, $1::integer) n`
 	leases := `insert into offstage_private.lease (claim, worker_id, claimed_at, job_ids)
 		select nextval('offstage_private.claim'), 1000000 + n, now(), '{1}' from generate_series(1, $1::integer / 1000) n`
+	statistics := `with x as (select now() - interval '1 h' - n * interval '1 min' as at from generate_series(1, $1::integer / 20) n),
+		m as (insert into offstage_private.statistic_minute select at, 1, 0, 'succeeded', 1, '{1}', '{1}' from x on conflict do nothing)
+		insert into offstage_private.statistic_hour select at, 1, 0, 'succeeded', 1, '{1}', '{1}' from x on conflict do nothing`
 	add := func(n int) {
-		for _, sql := range []string{grow, some, failed, history, log, leases} {
+		for _, sql := range []string{grow, some, failed, history, log, leases, statistics} {
 			pgtest.Do(t, conn, sql, n)
 		}
 	}
@@ -138,7 +150,7 @@ func TestPlans(t *testing.T) {
 	add(20_000) // 100,000 jobs, and as much history
 	measure(t, "grown, never analyzed, old plans", old)
 	measure(t, "grown, never analyzed", db.Conn(t))
-	pgtest.Do(t, conn, "analyze offstage_private.job, offstage_private.ticket, offstage_private.scheduled, offstage_private.parked, offstage_private.queue, offstage_private.queue_state, offstage_private.queue_front, offstage_private.task, offstage_private.lease, offstage_private.history, offstage_private.worker")
+	pgtest.Do(t, conn, "analyze offstage_private.job, offstage_private.ticket, offstage_private.scheduled, offstage_private.parked, offstage_private.queue, offstage_private.queue_state, offstage_private.queue_front, offstage_private.task, offstage_private.lease, offstage_private.history, offstage_private.worker, offstage_private.statistic_raw, offstage_private.statistic_minute, offstage_private.statistic_hour")
 	measure(t, "analyzed, old plans", old)
 	measure(t, "analyzed", db.Conn(t))
 	pgtest.Do(t, conn, `delete from offstage_private.job j where not failed and key is null and id % 4000 > 1`)
@@ -189,7 +201,7 @@ func measure(t *testing.T, when string, conn *pgx.Conn) {
 			scansBefore, before := read()
 			pgtest.Do(t, conn, h.call)
 			scans, after := read()
-			for _, table := range []string{"job", "ticket", "scheduled", "parked", "history_rest", "log_rest"} {
+			for _, table := range []string{"job", "ticket", "scheduled", "parked", "history_rest", "log_rest", "statistic_raw", "statistic_minute", "statistic_hour"} {
 				if scans[table] > scansBefore[table] && h.rows < 10_000 && !strings.HasPrefix(when, "s") {
 					t.Errorf("%s: %s reads all of %s", when, h.name, table)
 				}

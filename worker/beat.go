@@ -32,6 +32,7 @@ func (s *session) beater(ctx context.Context) error {
 	for failures := 0; ; {
 		period := time.Duration(s.period.Load())
 		sent := time.Now()
+		var read *clock
 		beat, err := func() (store.Beat, error) {
 			ctx, cancel := context.WithTimeout(ctx, 2*period)
 			defer cancel()
@@ -42,7 +43,9 @@ func (s *session) beater(ctx context.Context) error {
 				}
 				conn = c
 			}
+			asked := time.Now() // not sent: connecting may take long
 			beat, err := s.store.Heartbeat(ctx, conn, s.id, s.turns.stopping.Load())
+			read = newClock(asked, beat.Clock)
 			if err == nil && beat.Alive && beat.Settings != settings {
 				all, err := s.store.TaskSettings(ctx, conn, s.taskIDs)
 				if err != nil {
@@ -74,6 +77,7 @@ func (s *session) beater(ctx context.Context) error {
 		default:
 			failures = 0
 			s.lastBeat.Store(&sent)
+			s.clock.Store(read)
 			s.period.Store(int64(beat.Period))
 			s.cancelled.Store(&beat.Cancelled)
 			s.cancelJobs(beat.Cancelled)

@@ -54,6 +54,7 @@ type session struct {
 	cancelled atomic.Pointer[map[int64]string] // beater writes
 	period    atomic.Int64                     // of heartbeats, ns; beater writes
 	lastBeat  atomic.Pointer[time.Time]        // when the last one that landed was sent; beater writes
+	clock     atomic.Pointer[clock]            // the database's; beater writes
 	beatNow   chan struct{}
 	telling   chan struct{} // kicks the reporter
 	chore     chan struct{} // kicks promote
@@ -104,6 +105,7 @@ func (w *Worker) open(ctx context.Context) (*session, error) {
 	}
 	s.period.Store(int64(r.Period))
 	s.lastBeat.Store(&sent)
+	s.clock.Store(newClock(sent, r.Clock))
 	s.turns.init(s)
 	settings, err := w.store.TaskSettings(ctx, conn, r.Tasks)
 	if err != nil {
@@ -308,7 +310,7 @@ func (s *session) promoteOnce(ctx context.Context) error {
 	}
 	defer wake.Close(conn)
 	for {
-		n, _, busy, err := s.store.Promote(ctx, conn, maxBatch)
+		n, _, busy, err := s.store.Promote(ctx, conn, store.Chore{Name: "promote", Worker: s.id, Period: 2 * time.Second}, maxBatch)
 		if err != nil || busy || n < maxBatch {
 			return err
 		}

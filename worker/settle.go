@@ -56,12 +56,16 @@ func (t *turns) settleOf(batch []*attempt) *store.Settle {
 		if a.ending != nil {
 			e := *a.ending
 			e.Log = log
+			t.s.measured(a, &e)
 			s.Endings = append(s.Endings, e)
 			continue
 		}
 		s.Claims = append(s.Claims, a.claim)
 		s.JobIDs = append(s.JobIDs, a.job.ID)
 		s.Places = append(s.Places, a.place)
+		if a.place.Valid {
+			s.Counts.Add(a.task, a.queue, t.s.waited(a), a.took)
+		}
 		if a.result != nil {
 			s.Results = fill(s.Results, len(s.JobIDs), string(a.result))
 		}

@@ -48,7 +48,7 @@ func (d *doctor) privileges(ctx context.Context) error {
 	case len(functions) > 0:
 		d.fail(check, as, "%s may not execute: %s", role, strings.Join(functions, ", "))
 	case !owns:
-		d.warn(check, as, "%s may work but does not own the schema: it can neither migrate nor make the daily partitions of history", role)
+		d.warn(check, as, "%s may work but does not own the schema: it can neither migrate, nor make the daily partitions of history, nor rebuild indexes", role)
 	default:
 		d.ok(check, "%s owns the schema", role)
 	}

@@ -41,7 +41,7 @@ func (s *stage) found(all map[string]finding, check, status, detail string) {
 func TestDoctorFindsNothing(t *testing.T) {
 	s := newStage(t)
 	all := s.visit(Done)
-	for _, check := range []string{"connect", "clock", "connections", "pooler", "listen", "schema", "privileges", "drift", "snapshots", "autovacuum", "workers"} {
+	for _, check := range []string{"connect", "clock", "connections", "pooler", "listen", "schema", "privileges", "drift", "snapshots", "autovacuum", "indexes", "chores", "workers"} {
 		s.found(all, check, "ok", "")
 	}
 	s.found(all, "server", "warn", "fsync") // as the tests have it
@@ -128,7 +128,7 @@ func TestDoctorPrivileges(t *testing.T) {
 		}
 	}
 	as := s.db.URL + "&options=-c%20role%3D" + "r_" + s.db.Name
-	s.found(s.visit(Failed, "-c", as), "privileges", "fail", "may not use: offstage.jobs, offstage.queues, offstage.workers, offstage_private.claim, offstage_private.job, offstage_private.job_id, offstage_private.lane_id")
+	s.found(s.visit(Failed, "-c", as), "privileges", "fail", "offstage.workers, offstage_private.claim, offstage_private.job,")
 	if _, err := super.Exec(t.Context(), "grant update on offstage_private.job to "+role+"; grant select on all tables in schema offstage to "+role+
 		"; grant usage on all sequences in schema offstage_private to "+role, pgx.QueryExecModeSimpleProtocol); err != nil {
 		t.Fatal(err)

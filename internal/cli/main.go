@@ -25,6 +25,8 @@ type Main struct {
 
 	// OutTerminal and ErrTerminal say that somebody reads along; Ask, that questions can be answered.
 	OutTerminal, ErrTerminal, Ask bool
+	// Keys says that keys can be read: Stdin is a terminal.
+	Keys bool
 
 	// Project is the directory the program was called in. Default: the working directory.
 	Project string
@@ -38,7 +40,8 @@ func OS() Main {
 		Args: os.Args[1:], Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Getenv: os.Getenv,
 		OutTerminal: isTerminal(os.Stdout), ErrTerminal: isTerminal(os.Stderr),
 	}
-	m.Ask = isTerminal(os.Stdin) && m.ErrTerminal
+	m.Keys = isTerminal(os.Stdin)
+	m.Ask = m.Keys && m.ErrTerminal
 	if cache, err := os.UserCacheDir(); err == nil {
 		m.Notes = filepath.Join(cache, "offstage")
 	}
@@ -152,7 +155,7 @@ The database is the one of --database-url, else of DATABASE_URL, else of the PG*
 
 	for group, commands := range map[string][]*cobra.Command{
 		serving: {a.devCommand(), a.workerCommand()},
-		working: {a.addCommand(), a.jobsCommand(), a.queuesCommand(), a.tasksCommand(), a.workersCommand()},
+		working: {a.addCommand(), a.jobsCommand(), a.queuesCommand(), a.tasksCommand(), a.topCommand(), a.workersCommand()},
 		caring:  {a.migrateCommand(), a.doctorCommand(), a.benchCommand(), a.versionCommand(), a.completionCommand()},
 	} {
 		for _, c := range commands {

@@ -1,5 +1,5 @@
-// Package maintain runs the chores that every worker shares: promote, rescue, tidy. Whoever gets a chore's advisory lock
-// does it, the others pass; there is no leader. Losing a worker loses no chore.
+// Package maintain runs the chores that every worker shares. Whoever gets a chore's advisory lock does it, the others pass;
+// there is no leader. Losing a worker loses no chore.
 package maintain
 
 import (
@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/offstage-dev/offstage/internal/store"
 	"github.com/offstage-dev/offstage/internal/wake"
@@ -17,7 +18,10 @@ import (
 const (
 	promoteAtLeast = 2 * time.Second // add_job wakes workers for what is due within three
 	promoteBatch   = 1000
+	rollUpEvery    = 5 * time.Second
+	rollUpBatch    = 10000
 	tidyEvery      = time.Minute
+	indexesEvery   = 10 * time.Minute
 	settleDown     = 5 * time.Millisecond // kicks come one a job where many are added that are due soon
 )
 
@@ -35,77 +39,141 @@ type Chores struct {
 	Log      *slog.Logger
 }
 
-// Run does chores until ctx ends. Errors are logged, and the connection is made again.
-func (c *Chores) Run(ctx context.Context) error {
-	failures := 0
-	for ctx.Err() == nil {
-		err := c.session(ctx, &failures)
-		if ctx.Err() != nil {
-			break
-		}
-		failures++
-		c.Log.Warn("chores: will try again", "error", err, "failures", failures)
-		select {
-		case <-ctx.Done():
-		case <-time.After(wake.Backoff(failures)):
-		}
-	}
-	return nil
+// chore is one of them: what is done, how often, and what for. do may say when it wants to come again, zero: after the period.
+type chore struct {
+	name   string
+	period func() time.Duration
+	do     func(ctx context.Context, conn *pgx.Conn, as store.Chore) (again time.Duration, err error)
+
+	at       time.Time // when it is due
+	failures int       // in a row
 }
 
-func (c *Chores) session(ctx context.Context, failures *int) error {
-	conn, err := c.Connect(ctx)
-	if err != nil {
-		return err
+// quick are the chores that take milliseconds; promote, which is kicked, is the first.
+func (c *Chores) quick() []*chore {
+	return []*chore{
+		{name: "promote", period: every(promoteAtLeast), do: c.promote},
+		{name: "rescue", period: c.Period, do: c.rescue, at: time.Now().Add(jitter(c.Period()))},
+		{name: "statistics", period: every(rollUpEvery), do: c.rollUp, at: time.Now().Add(rand.N(rollUpEvery))},
+		{name: "tidy", period: every(tidyEvery), do: c.tidy, at: time.Now().Add(rand.N(5 * time.Second))},
 	}
-	defer wake.Close(conn)
-	rescueAt := time.Now().Add(jitter(c.Period()))
-	tidyAt := time.Now().Add(rand.N(5 * time.Second))
-	for {
-		wait, err := c.promote(ctx, conn)
-		if err != nil {
-			return err
+}
+
+// slow are those that may take minutes, and so have a connection of their own while they are at it.
+func (c *Chores) slow() []*chore {
+	return []*chore{
+		{name: "indexes", period: every(indexesEvery), do: c.indexes, at: time.Now().Add(rand.N(indexesEvery))},
+	}
+}
+
+func every(d time.Duration) func() time.Duration { return func() time.Duration { return d } }
+
+// Run does chores until ctx ends. Errors are logged, and noted for doctor; a chore that fails does not keep the others from
+// being done. A lost connection is made again.
+func (c *Chores) Run(ctx context.Context) error {
+	var both errgroup.Group
+	both.Go(func() error { c.loop(ctx, c.quick(), c.Kick, true); return nil })
+	both.Go(func() error { c.loop(ctx, c.slow(), nil, false); return nil })
+	return both.Wait()
+}
+
+// loop does these chores as they become due; a kick makes the first one so. The connection is kept in between, or not.
+func (c *Chores) loop(ctx context.Context, chores []*chore, kick <-chan struct{}, keep bool) {
+	var conn *pgx.Conn
+	drop := func() {
+		if conn != nil {
+			wake.Close(conn)
+			conn = nil
 		}
-		*failures = 0
-		if time.Now().After(rescueAt) {
-			n, err := c.Store.Rescue(ctx, conn, c.Worker)
-			if err != nil {
-				return err
+	}
+	defer drop()
+	for lost := 0; ctx.Err() == nil; {
+		for _, x := range chores {
+			if time.Now().Before(x.at) {
+				continue
 			}
-			if n > 0 {
-				c.Log.Warn("rescued jobs of dead workers", "jobs", n)
-				c.Promoted()
+			var err error
+			if conn == nil {
+				conn, err = c.Connect(ctx)
 			}
-			rescueAt = time.Now().Add(jitter(c.Period()))
+			if err == nil {
+				err = c.do(ctx, conn, x)
+			}
+			if conn == nil || conn.IsClosed() {
+				if ctx.Err() != nil {
+					return
+				}
+				drop()
+				lost++
+				c.Log.Warn("chores: the connection was lost, will try again", "error", err, "failures", lost)
+				select {
+				case <-ctx.Done():
+				case <-time.After(wake.Backoff(lost)):
+				}
+				break
+			}
+			lost = 0
 		}
-		if time.Now().After(tidyAt) {
-			if err := c.Store.Tidy(ctx, conn); err != nil {
-				return err
-			}
-			tidyAt = time.Now().Add(jitter(tidyEvery))
+		if !keep {
+			drop()
 		}
-		timer := time.NewTimer(max(min(wait, time.Until(rescueAt), time.Until(tidyAt)), 0))
+		wait(ctx, chores, kick)
+	}
+}
+
+// do does one chore, and says when it is due again. An error that leaves the connection open is the chore's own.
+func (c *Chores) do(ctx context.Context, conn *pgx.Conn, x *chore) error {
+	as := store.Chore{Name: x.name, Worker: c.Worker, Period: x.period()}
+	again, err := x.do(ctx, conn, as)
+	if again == 0 {
+		again = jitter(as.Period)
+	}
+	switch {
+	case err == nil:
+		x.failures = 0
+	case conn.IsClosed() || ctx.Err() != nil:
+		return err
+	default:
+		x.failures++
+		again = max(wake.Backoff(x.failures), again)
+		c.Log.Warn("a chore failed, will try again", "chore", x.name, "error", err, "failures", x.failures)
+		if err := c.Store.Failed(ctx, conn, as, err); err != nil && ctx.Err() == nil {
+			c.Log.Warn("could not note that a chore failed", "chore", x.name, "error", err)
+		}
+	}
+	x.at = time.Now().Add(again)
+	return err
+}
+
+// wait waits until a chore is due.
+func wait(ctx context.Context, chores []*chore, kick <-chan struct{}) {
+	due := chores[0].at
+	for _, x := range chores {
+		if x.at.Before(due) {
+			due = x.at
+		}
+	}
+	timer := time.NewTimer(max(time.Until(due), 0))
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	case <-kick:
+		timer.Reset(settleDown)
 		select {
 		case <-ctx.Done():
-			timer.Stop()
-			return nil
-		case <-c.Kick:
-			timer.Reset(settleDown)
-			select {
-			case <-ctx.Done():
-				timer.Stop()
-				return nil
-			case <-timer.C:
-			}
 		case <-timer.C:
+		}
+		if chores[0].failures == 0 {
+			chores[0].at = time.Time{}
 		}
 	}
 }
 
 // promote promotes all that is due and answers how long to wait.
-func (c *Chores) promote(ctx context.Context, conn *pgx.Conn) (time.Duration, error) {
+func (c *Chores) promote(ctx context.Context, conn *pgx.Conn, as store.Chore) (time.Duration, error) {
 	for {
-		n, next, busy, err := c.Store.Promote(ctx, conn, promoteBatch)
+		n, next, busy, err := c.Store.Promote(ctx, conn, as, promoteBatch)
 		if err != nil {
 			return 0, err
 		}
@@ -118,10 +186,31 @@ func (c *Chores) promote(ctx context.Context, conn *pgx.Conn) (time.Duration, er
 		case n == promoteBatch:
 			continue
 		case next == 0:
-			return jitter(promoteAtLeast), nil
+			return 0, nil
 		}
-		return min(next, jitter(promoteAtLeast)), nil
+		return min(next, jitter(as.Period)), nil
 	}
+}
+
+func (c *Chores) rescue(ctx context.Context, conn *pgx.Conn, as store.Chore) (time.Duration, error) {
+	n, err := c.Store.Rescue(ctx, conn, as)
+	if n > 0 {
+		c.Log.Warn("rescued jobs of dead workers", "jobs", n)
+		c.Promoted()
+	}
+	return 0, err
+}
+
+func (c *Chores) rollUp(ctx context.Context, conn *pgx.Conn, as store.Chore) (time.Duration, error) {
+	n, err := c.Store.RollUp(ctx, conn, as, rollUpBatch)
+	if n == rollUpBatch {
+		return time.Millisecond, err // the other chores come in between
+	}
+	return 0, err
+}
+
+func (c *Chores) tidy(ctx context.Context, conn *pgx.Conn, as store.Chore) (time.Duration, error) {
+	return 0, c.Store.Tidy(ctx, conn, as)
 }
 
 // jitter is 80 to 100 % of d.

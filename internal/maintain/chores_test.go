@@ -221,13 +221,14 @@ func TestLockedElsewhere(t *testing.T) {
 	s.exec("insert into offstage_private.waiter values (1, now() - interval '1 day')")
 	mine := s.db.Conn(t)
 	db := store.New("offstage")
-	if n, next, busy, err := db.Promote(ctx, mine, 10); n != 0 || next != 0 || !busy || err != nil {
+	as := store.Chore{Name: "c", Worker: 1, Period: time.Second}
+	if n, next, busy, err := db.Promote(ctx, mine, as, 10); n != 0 || next != 0 || !busy || err != nil {
 		t.Errorf("promote answered %d, %v, %t, %v", n, next, busy, err)
 	}
-	if n, err := db.Rescue(ctx, mine, 1); n != 0 || err != nil {
+	if n, err := db.Rescue(ctx, mine, as); n != 0 || err != nil {
 		t.Errorf("rescue answered %d, %v", n, err)
 	}
-	if err := db.Tidy(ctx, mine); err != nil || one[int](s, "select count(*) from offstage_private.waiter") != 1 {
+	if err := db.Tidy(ctx, mine, as); err != nil || one[int](s, "select count(*) from offstage_private.waiter") != 1 {
 		t.Errorf("tidy: %v", err)
 	}
 	s.schedule(5, 50*time.Millisecond, 0)
@@ -242,7 +243,7 @@ func TestLockedElsewhere(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.exact(5)
-	if err := db.Tidy(ctx, mine); err != nil || one[int](s, "select count(*) from offstage_private.waiter") != 0 {
+	if err := db.Tidy(ctx, mine, as); err != nil || one[int](s, "select count(*) from offstage_private.waiter") != 0 {
 		t.Errorf("tidy: %v", err)
 	}
 }

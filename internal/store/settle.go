@@ -16,6 +16,7 @@ type Settle struct {
 	Logs    []*string // JSON arrays of lines; nil when none has one
 	Endings []Ending  // of the others
 	Emptied []int64   // leases whose settles have all been answered
+	Counts  Counts    // of the successes that have a place
 }
 
 // Ending is how an attempt ended that did not just succeed.
@@ -28,6 +29,8 @@ type Ending struct {
 	Payload json.RawMessage `json:"payload,omitempty"`
 	Log     []Line          `json:"log,omitempty"`
 	QueueID *int32          `json:"queue_id,omitempty"` // after finish()
+	Wait    *float64        `json:"wait,omitempty"`     // seconds that the job had waited, for statistics; null: as the database guesses
+	Run     *float64        `json:"run,omitempty"`      // seconds that the attempt took
 }
 
 // Verdict names an attempt that was not settled: busy (send it again) or lost.
@@ -48,5 +51,5 @@ func (s *Settle) args() []any {
 	if s.Logs != nil {
 		logs = s.Logs
 	}
-	return []any{s.Worker, s.Claims, s.JobIDs, results, logs, endings, s.Emptied, s.Places}
+	return []any{s.Worker, s.Claims, s.JobIDs, results, logs, endings, s.Emptied, s.Places, s.Counts.json()}
 }

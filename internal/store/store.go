@@ -30,14 +30,19 @@ func New(schema string) *Store {
 			from `+schema+`.claim($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
 			pgtype.Int4OID, pgtype.Int4OID, pgtype.Int4ArrayOID, pgtype.TextArrayOID,
 			pgtype.Int4ArrayOID, pgtype.Int2ArrayOID, pgtype.TimestamptzArrayOID, pgtype.Int8ArrayOID, pgtype.Int4OID),
-		settle: newCall("offstage_settle", `select claim, job_id, verdict from `+schema+`.settle($1, $2, $3, $4, $5, $6, $7, $8)`,
+		settle: newCall("offstage_settle", `select claim, job_id, verdict from `+schema+`.settle($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
 			pgtype.Int4OID, pgtype.Int8ArrayOID, pgtype.Int8ArrayOID, pgtype.JSONArrayOID,
-			pgtype.JSONArrayOID, pgtype.JSONOID, pgtype.Int8ArrayOID, pgtype.TIDArrayOID),
+			pgtype.JSONArrayOID, pgtype.JSONOID, pgtype.Int8ArrayOID, pgtype.TIDArrayOID, pgtype.JSONOID),
 	}
 }
 
-// fn is the statement with "fn(" for "schema.fn(".
-func (s *Store) fn(sql string) string { return strings.Replace(sql, "offstage.", s.schema+".", 1) }
+// fn puts the schema's name into a statement.
+func (s *Store) fn(sql string) string {
+	if s.schema == "offstage" {
+		return sql
+	}
+	return strings.NewReplacer("offstage_private.", s.schema+"_private.", "offstage.", s.schema+".").Replace(sql)
+}
 
 // Prepare sets a session up for worker statements, whatever the role or database has as defaults: no transaction
 // that idles can keep rows locked, a cut connection is noticed in seconds, and every statement reads what is committed.

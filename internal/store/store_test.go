@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -60,6 +61,7 @@ func TestFaultsOfCalls(t *testing.T) {
 	ctx := t.Context()
 	bare := pgtest.Bare(t).Conn(t)
 	missing := store.New("offstage")
+	chore := store.Chore{Name: "c", Worker: 404, Period: time.Second}
 	none := &store.Claim{Worker: 404, Want: 1, Tasks: []int32{1}} // the first task that is made
 	for name, call := range map[string]func(*store.Store, *pgx.Conn) error{
 		"register": func(s *store.Store, c *pgx.Conn) error {
@@ -85,10 +87,13 @@ func TestFaultsOfCalls(t *testing.T) {
 		},
 		"finish":   func(s *store.Store, c *pgx.Conn) error { _, err := s.Finish(ctx, c, 404, 1025, 1, nil); return err },
 		"suspect":  func(s *store.Store, c *pgx.Conn) error { _, err := s.StartSuspect(ctx, c, 404, 1025, 1); return err },
-		"promote":  func(s *store.Store, c *pgx.Conn) error { _, _, _, err := s.Promote(ctx, c, 1); return err },
-		"rescue":   func(s *store.Store, c *pgx.Conn) error { _, err := s.Rescue(ctx, c, 404); return err },
+		"promote":  func(s *store.Store, c *pgx.Conn) error { _, _, _, err := s.Promote(ctx, c, chore, 1); return err },
+		"rescue":   func(s *store.Store, c *pgx.Conn) error { _, err := s.Rescue(ctx, c, chore); return err },
 		"recall":   func(s *store.Store, c *pgx.Conn) error { _, err := s.Recall(ctx, c, 404, nil); return err },
-		"tidy":     func(s *store.Store, c *pgx.Conn) error { return s.Tidy(ctx, c) },
+		"tidy":     func(s *store.Store, c *pgx.Conn) error { return s.Tidy(ctx, c, chore) },
+		"roll up":  func(s *store.Store, c *pgx.Conn) error { _, err := s.RollUp(ctx, c, chore, 1); return err },
+		"indexes":  func(s *store.Store, c *pgx.Conn) error { _, err := s.BloatedIndexes(ctx, c, 1, 1); return err },
+		"failed":   func(s *store.Store, c *pgx.Conn) error { return s.Failed(ctx, c, chore, errors.New("no")) },
 		"sign off": func(s *store.Store, c *pgx.Conn) error { return s.SignOff(ctx, c, 404) },
 	} {
 		if err := call(missing, bare); !errors.Is(err, offstage.ErrNotInstalled) {

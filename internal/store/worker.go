@@ -21,6 +21,7 @@ type Registered struct {
 	Worker int32
 	Tasks  []int32
 	Period time.Duration
+	Clock  time.Time // the database's
 }
 
 // Register makes a worker.
@@ -29,8 +30,8 @@ func (s *Store) Register(ctx context.Context, conn *pgx.Conn, host string, pid i
 	if err != nil {
 		return r, err
 	}
-	err = conn.QueryRow(ctx, s.fn(`select worker_id, task_ids, period from offstage.register($1, $2, $3, $4, $5)`),
-		host, pid, version, slots, string(b)).Scan(&r.Worker, &r.Tasks, &r.Period)
+	err = conn.QueryRow(ctx, s.fn(`select worker_id, task_ids, period, offstage_private.clock() from offstage.register($1, $2, $3, $4, $5)`),
+		host, pid, version, slots, string(b)).Scan(&r.Worker, &r.Tasks, &r.Period, &r.Clock)
 	return r, Fault(err)
 }
 
@@ -56,6 +57,7 @@ func (s *Store) TaskSettings(ctx context.Context, conn *pgx.Conn, ids []int32) (
 // Beat is what a heartbeat answers.
 type Beat struct {
 	Alive     bool
+	Clock     time.Time // the database's
 	Period    time.Duration
 	Leases    []int64          // that the worker still holds
 	Cancelled map[int64]string // running jobs that are to be cancelled, with the reason
@@ -69,8 +71,8 @@ func (s *Store) Heartbeat(ctx context.Context, conn *pgx.Conn, worker int32, dra
 	var reasons []string
 	var settings *int64
 	var breaking *int
-	err = conn.QueryRow(ctx, s.fn(`select period, claims, cancelled, reasons, settings, breaking from offstage.heartbeat($1, $2)`), worker, draining).
-		Scan(&b.Period, &b.Leases, &ids, &reasons, &settings, &breaking)
+	err = conn.QueryRow(ctx, s.fn(`select period, claims, cancelled, reasons, settings, breaking, offstage_private.clock() from offstage.heartbeat($1, $2)`), worker, draining).
+		Scan(&b.Period, &b.Leases, &ids, &reasons, &settings, &breaking, &b.Clock)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return b, nil
 	}
@@ -114,33 +116,6 @@ type Row interface {
 func (s *Store) Finish(ctx context.Context, db Row, worker int32, claim, job int64, result *string) (held bool, err error) {
 	err = db.QueryRow(ctx, s.fn(`select offstage.finish($1, $2, $3, $4::text::json)`), worker, claim, job, result).Scan(&held)
 	return held, Fault(err)
-}
-
-// Promote gives tickets to jobs whose time has come. Next is when to come again at the latest (zero: nothing is
-// scheduled); busy says that another worker is at it.
-func (s *Store) Promote(ctx context.Context, conn *pgx.Conn, limit int) (n int, next time.Duration, busy bool, err error) {
-	var wait *float64
-	err = conn.QueryRow(ctx, s.fn(`select n, case when next_at < 'infinity' then extract(epoch from next_at - clock_timestamp())::float8 end from offstage.promote($1)`), limit).
-		Scan(&n, &wait)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return 0, 0, true, nil
-	}
-	if wait != nil {
-		next = max(time.Duration(*wait*float64(time.Second)), time.Microsecond)
-	}
-	return n, next, false, Fault(err)
-}
-
-// Rescue gives the jobs of dead workers back.
-func (s *Store) Rescue(ctx context.Context, conn *pgx.Conn, worker int32) (n int, err error) {
-	err = conn.QueryRow(ctx, s.fn(`select offstage.rescue($1)`), worker).Scan(&n)
-	return n, Fault(err)
-}
-
-// Tidy throws away what nobody needs.
-func (s *Store) Tidy(ctx context.Context, conn *pgx.Conn) error {
-	_, err := conn.Exec(ctx, s.fn(`select offstage.tidy()`))
-	return Fault(err)
 }
 
 // Recall gives back what a claim took whose answer was lost: the leases of this worker that it does not know of.

@@ -195,6 +195,10 @@ begin
         r.priority, 'refused', format('worker %s came too late: it wanted to settle with %L', of_worker, r.ending)
       from refused r
       where not exists (select from offstage_private.history h where h.job_id = r.job_id and h.claim = r.claim and h.outcome = 'refused')
+      returning settled_at, task_id, queue_id, outcome
+    ), counted as (
+      insert into offstage_private.statistic_raw (ended_at, task_id, queue_id, outcome, n, waits, runs)
+      select r.settled_at, r.task_id, offstage_private.statistic_queue(r.queue_id), r.outcome, 1, '{}', '{}' from recorded r
     )
     select x.claim, x.job_id, 'lost' from x
     where exists (select from refused r where r.job_id = x.job_id and r.claim = x.claim)
@@ -219,9 +223,13 @@ end $$;
 --            in a row fails the job (see crashes in give_back, which counts the same for workers that died)
 --   finished the handler's own transaction has ended the job, see finish(); frees its slot of
 --            "queue_id", which every ending of an attempt that called finish() must name
--- "payload" replaces the job's, for what is left of a batch job.
+-- "payload" replaces the job's, for what is left of a batch job. "wait" and "run" are seconds, for the statistics: how long the
+-- job waited and the attempt ran. Without them, and in stats, they are guessed from when it was claimed, and now.
 -- emptied: leases of which every job was settled in calls that have been answered. (Not those of this call: if its
 -- answer is lost, the lease is what tells a repetition from a lost claim.)
+-- stats: what statistics are to count for the successes that have a job_ctid, all of them, [{"task_id": 1, "queue_id": 2,
+-- "outcome": "succeeded", "n": 3, "waits": [3], "runs": [0, 2, 1]}], histograms as in buckets(). If it is null, or not all of
+-- them were settled, it is worked out here.
 --
 -- Rows: the jobs that were not settled. verdict 'busy': a caller's open transaction holds the job, send it again;
 -- 'lost': the claim is gone, the result was refused, and history says so. No rows: everything is settled.
@@ -234,7 +242,8 @@ create or replace function offstage.settle(
   logs json[] default null,
   endings json default null,
   emptied bigint[] default null,
-  job_ctids tid[] default null
+  job_ctids tid[] default null,
+  stats json default null
 ) returns table (claim bigint, job_id bigint, verdict text)
 language plpgsql
 set jit = off set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
@@ -308,6 +317,22 @@ begin
         on conflict do nothing;
       end if;
     end if;
+    if batch.gone is null then
+      null;
+    elsif cardinality(batch.gone) = (select sum(s.n) from json_to_recordset(stats) s (n integer)) then
+      insert into offstage_private.statistic_raw (ended_at, task_id, queue_id, outcome, n, waits, runs)
+      select at, s.task_id, offstage_private.statistic_queue(s.queue_id), s.outcome, s.n, coalesce(s.waits, '{}'), coalesce(s.runs, '{}')
+      from json_to_recordset(stats) s (task_id integer, queue_id integer, outcome text, n integer, waits integer[], runs integer[]);
+    else
+      perform offstage_private.count_ended(at, array_agg(j.task_id), array_agg(j.queue_id), array['succeeded'],
+        array_agg(offstage_private.seconds(greatest(j.run_at, j.added_at), l.claimed_at)), array_agg(offstage_private.seconds(l.claimed_at, at)))
+      from (
+        select j.*, width_bucket(j.id, (select job_ids || '{}'::bigint[])) as position
+        from offstage_private.job j where j.ctid = any (batch.gone)
+        offset 0
+      ) j
+      left join offstage_private.lease l on l.claim = any (array[claims[j.position] & -1024]);
+    end if;
     delete from offstage_private.job j where j.ctid = any (batch.gone);
     n := n - coalesce(cardinality(batch.gone), 0);  -- keyed, not ours, or not there
     slot_claims := slot_claims || batch.slot_claims;
@@ -317,12 +342,13 @@ begin
   -- 2. Everything else, one row at a time where it matters: a caller may hold the row of a keyed job.
   if n > 0 or endings is not null then
     with x as (
-      select u.claim, u.job_id, 'succeed' as ending, null::text as error, null::double precision as delay, null::json as payload, u.log, u.result
+      select u.claim, u.job_id, 'succeed' as ending, null::text as error, null::double precision as delay, null::json as payload, u.log, u.result,
+        null::double precision as wait, null::double precision as run
       from unnest(claims, job_ids, results, logs) u (claim, job_id, result, log) where n > 0
       union all
-      select e.claim, e.job_id, e.ending, e.error, e.delay, e.payload, e.log, null
+      select e.claim, e.job_id, e.ending, e.error, e.delay, e.payload, e.log, null, e.wait, e.run
       from json_to_recordset(coalesce(endings, '[]'))
-        e (claim bigint, job_id bigint, ending text, error text, delay double precision, payload json, log json)
+        e (claim bigint, job_id bigint, ending text, error text, delay double precision, payload json, log json, wait double precision, run double precision)
       where e.ending not in ('finished', 'lost')
     ), held as (
       -- = any (array[…]), here and below: no merge join comes into question, which reads the whole index where the planner
@@ -330,7 +356,7 @@ begin
       select x.*, l.claimed_at from x join offstage_private.lease l on l.claim = any (array[x.claim & -1024])
       where l.worker_id + 0 = settle.worker_id and l.job_ids[(x.claim & 1023)::integer] = x.job_id
     ), locked as materialized (
-      select j as job, h.claim, h.claimed_at, h.ending, h.error, h.delay, h.payload, h.log, h.result
+      select j as job, h.claim, h.claimed_at, h.ending, h.error, h.delay, h.payload, h.log, h.result, h.wait, h.run
       from held h join offstage_private.job j on j.id = any (array[h.job_id])
       where j.released_claim < h.claim for update of j skip locked
     ), decided as materialized (
@@ -396,9 +422,15 @@ begin
       array_agg(distinct (d.job).task_id) filter (where d.outcome in ('retried', 'snoozed', 'released') and d.next_run_at <= at) as tasks,
       bool_or(d.outcome in ('retried', 'snoozed', 'released') and d.next_run_at > at and d.next_run_at < at + interval '3 s') as soon,
       count(offstage_private.notify_event((d.job).notify_channel, d.id, d.outcome, (d.job).options))
-        filter (where (d.job).notify_channel is not null and d.outcome in ('succeeded', 'failed', 'cancelled')) as told
+        filter (where (d.job).notify_channel is not null and d.outcome in ('succeeded', 'failed', 'cancelled')) as told,
+      array_agg((d.job).task_id) as count_tasks, array_agg((d.job).queue_id) as count_queues, array_agg(d.outcome) as count_outcomes,
+      array_agg(case when d.outcome <> 'released' then coalesce(d.wait, offstage_private.seconds(greatest((d.job).run_at, (d.job).added_at), d.claimed_at)) end) as waits,
+      array_agg(case when d.outcome <> 'released' then coalesce(d.run, offstage_private.seconds(d.claimed_at, at)) end) as runs
     into batch from decided d;
     settled := batch.settled;
+    if settled is not null then
+      perform offstage_private.count_ended(at, batch.count_tasks, batch.count_queues, batch.count_outcomes, batch.waits, batch.runs);
+    end if;
     slot_claims := slot_claims || batch.slot_claims;
     slot_queues := slot_queues || batch.slot_queues;
     if batch.soon then
@@ -411,19 +443,24 @@ begin
     end if;
 
     -- Attempts that began before their claim was committed, which it never was. The job may have run again, and ended, since.
-    insert into offstage_private.history
-      (settled_at, job_id, claim, added_at, run_at, task_id, queue_id, worker_id, attempt, priority, outcome, key, error)
-    select at, e.job_id, e.claim, j.added_at, j.run_at, j.task_id, j.queue_id, settle.worker_id, j.attempt, j.priority, 'rescued', j.key, e.error
-    from json_to_recordset(coalesce(endings, '[]')) e (claim bigint, job_id bigint, ending text, error text)
-    cross join lateral (
-      select k.added_at, k.run_at, k.task_id, k.queue_id, k.attempts + 1 as attempt, k.priority, k.key
-      from offstage_private.job k where k.id = e.job_id
-      union all
-      select h.added_at, h.run_at, h.task_id, h.queue_id, h.attempt, h.priority, h.key
-      from offstage_private.history h where h.job_id = e.job_id
-      limit 1
-    ) j
-    where e.ending = 'lost';
+    with lost as (
+      insert into offstage_private.history
+        (settled_at, job_id, claim, added_at, run_at, task_id, queue_id, worker_id, attempt, priority, outcome, key, error)
+      select at, e.job_id, e.claim, j.added_at, j.run_at, j.task_id, j.queue_id, settle.worker_id, j.attempt, j.priority, 'rescued', j.key, e.error
+      from json_to_recordset(coalesce(endings, '[]')) e (claim bigint, job_id bigint, ending text, error text)
+      cross join lateral (
+        select k.added_at, k.run_at, k.task_id, k.queue_id, k.attempts + 1 as attempt, k.priority, k.key
+        from offstage_private.job k where k.id = e.job_id
+        union all
+        select h.added_at, h.run_at, h.task_id, h.queue_id, h.attempt, h.priority, h.key
+        from offstage_private.history h where h.job_id = e.job_id
+        limit 1
+      ) j
+      where e.ending = 'lost'
+      returning task_id, queue_id, outcome
+    )
+    insert into offstage_private.statistic_raw (ended_at, task_id, queue_id, outcome, n, waits, runs)
+    select at, l.task_id, offstage_private.statistic_queue(l.queue_id), l.outcome, 1, '{}', '{}' from lost l;
 
     -- Lines of attempts whose own handler's transaction has ended the job, if history has kept it.
     insert into offstage_private.log (at, job_id, claim, n, attempt, level, message, attrs)
@@ -500,19 +537,23 @@ language plpgsql as $$
 declare
   at timestamptz := offstage_private.clock();
   j offstage_private.job;
+  l offstage_private.lease;
 begin
   select o.* into j from offstage_private.job o where o.id = finish.job_id for update;
   if not found or not offstage_private.holds(worker_id, finish.claim, finish.job_id) then
     return false;
   end if;
+  select o.* into l from offstage_private.lease o where o.claim = (finish.claim & -1024);
   insert into offstage_private.history
     (settled_at, job_id, claim, added_at, run_at, claimed_at, task_id, queue_id, worker_id, attempt, priority, outcome, key, payload, result)
   select at, j.id, finish.claim, j.added_at, j.run_at, l.claimed_at, j.task_id, j.queue_id, l.worker_id, j.attempts + 1, j.priority,
     'succeeded', j.key, j.payload, finish.result
-  from offstage_private.lease l, offstage_private.task t
-  where l.claim = (finish.claim & -1024) and t.id = j.task_id
+  from offstage_private.task t
+  where t.id = j.task_id
     and (offstage_private.keeps(coalesce(j.options ->> 'keep', t.keep), 'succeeded')
       or exists (select from offstage_private.waiter w where w.job_id = j.id));
+  perform offstage_private.count_ended(at, array[j.task_id], array[j.queue_id], array['succeeded'],
+    array[offstage_private.seconds(greatest(j.run_at, j.added_at), l.claimed_at)], array[offstage_private.seconds(l.claimed_at, at)]);
   delete from offstage_private.job o where o.id = j.id;
   if j.notify_channel is not null then
     perform offstage_private.notify_event(j.notify_channel, j.id, 'succeeded', j.options);

@@ -35,6 +35,7 @@ begin
   where t.id = j.task_id
     and (offstage_private.keeps(coalesce(j.options ->> 'keep', t.keep), ended.outcome)
       or exists (select from offstage_private.waiter w where w.job_id = j.id));
+  perform offstage_private.count_ended(offstage_private.clock(), array[j.task_id], array[j.queue_id], array[ended.outcome]);
   if j.notify_channel is not null then
     perform offstage_private.notify_event(j.notify_channel, j.id, ended.outcome, j.options);
   end if;

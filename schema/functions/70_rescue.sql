@@ -56,6 +56,12 @@ begin
         (d.job).attempts + 1, (d.job).priority, o.outcome, (d.job).key, case o.outcome when 'cancelled' then d.reason else d.why end,
         case when o.outcome not in ('rescued', 'released') then (d.job).payload end
       from decided d cross join lateral (select case when l.spent then 'rescued' else 'released' end union select d.outcome) o (outcome)
+      returning task_id, queue_id, outcome
+    ), counted as (
+      insert into offstage_private.statistic_raw (ended_at, task_id, queue_id, outcome, n, waits, runs)
+      select at, k.task_id, q.id, k.outcome, count(*), '{}', '{}'
+      from kept k cross join lateral (select offstage_private.statistic_queue(k.queue_id)) q (id)
+      group by 2, 3, 4
     ), forgotten as (
       delete from offstage_private.cancellation c using decided d where c.job_id = d.id
     )
