@@ -31,7 +31,7 @@ var hotCalls = []hot{
 	{"settle, endings", `select t.claim(9, 'a')`, `select * from offstage.settle(1, null, null, endings => t.endings('retry', 'release', 'snooze', 'fail', 'cancel', 'succeed'))`, 300},
 	{"settle, the next job of a queue", `select t.claim(1, 'parked')`, `select * from offstage.settle(1, t.claims(), t.ids())`, 100},
 	{"settle, emptied", `select t.claim(1, 'a')`, `select * from offstage.settle(1, null, null, emptied => array(select c & -1024 from unnest(t.claims()) c))`, 50},
-	{"finish", `select t.claim(1, 'a')`, `select offstage.finish(1, c, i) from unnest(t.claims(), t.ids()) x (c, i)`, 50},
+	{"finish", `select t.claim(1, 'a')`, `select offstage.finish(1, c, i) from unnest(t.claims(), t.ids()) x (c, i)`, 60},
 	{"progress", `select t.claim(1, 'a')`, `select offstage.progress(1, c, i, 5) from unnest(t.claims(), t.ids()) x (c, i)`, 50},
 	{"promote", `select t.due(10)`, `select * from offstage.promote(10)`, 200},
 	{"heartbeat", `select t.claim(10, 'a')`, `select * from offstage.heartbeat(1)`, 100},
@@ -48,7 +48,11 @@ var hotCalls = []hot{
 	{"job_status", `select t.some()`, `select * from unnest(t.ids()) i, offstage.job_status(i)`, 200},
 	{"explain", `select t.some()`, `select offstage.explain(i) from unnest(t.ids()) i`, 10300}, // counts a queue up to 10,000
 	{"jobs, one of them", `select t.some()`, `select * from offstage.jobs where id = ((select t.ids()))[1]`, 200},
-	{"await_job", ``, `select offstage.await_job(5)`, 20},
+	{"await_jobs", ``, `select offstage.await_jobs(array[5, 6, 7])`, 40},
+	{"job_outcomes", `select t.some()`, `select * from offstage.job_outcomes(t.ids())`, 50},
+	{"job_outcomes, ended", ``, `select * from offstage.job_outcomes('{1,2,3,-5}')`, 50},
+	{"settle, awaited", `select t.claim(10, 'a'), offstage.await_jobs((t.ids())[1:5])`, `select * from offstage.settle(1, t.claims(), t.ids(), job_ctids => t.ctids())`, 120},
+	{"finish, awaited", `select t.claim(1, 'a'), offstage.await_jobs(t.ids())`, `select offstage.finish(1, c, i) from unnest(t.claims(), t.ids()) x (c, i)`, 60},
 }
 
 // planStage has what the calls need: t.claim claims, and says in t.claims and t.ids what.
@@ -120,8 +124,11 @@ func TestPlans(t *testing.T) {
 		select now(), n, now(), now(), 1, 1, 0, 'succeeded' from generate_series(1, $1::integer) n`
 	leases := `insert into offstage_private.lease (claim, worker_id, claimed_at, job_ids)
 		select nextval('offstage_private.claim'), 1000000 + n, now(), '{1}' from generate_series(1, $1::integer / 1000) n`
+	// Half of them have expired. Nobody awaits a job that is there, so that a settle finds none of them.
+	waiters := `insert into offstage_private.waiter (job_id, expires_at)
+		select -n - (select count(*) from offstage_private.waiter), now() + interval '1 h' * (n % 2 * 2 - 1) from generate_series(1, $1::integer) n`
 	add := func(n int) {
-		for _, sql := range []string{grow, some, failed, history, leases} {
+		for _, sql := range []string{grow, some, failed, history, leases, waiters} {
 			pgtest.Do(t, conn, sql, n)
 		}
 	}
@@ -184,7 +191,7 @@ func measure(t *testing.T, when string, conn *pgx.Conn) {
 			scansBefore, before := read()
 			pgtest.Do(t, conn, h.call)
 			scans, after := read()
-			for _, table := range []string{"job", "ticket", "scheduled", "parked", "history_rest"} {
+			for _, table := range []string{"job", "ticket", "scheduled", "parked", "history_rest", "waiter"} {
 				if scans[table] > scansBefore[table] && h.rows < 10_000 && !strings.HasPrefix(when, "s") {
 					t.Errorf("%s: %s reads all of %s", when, h.name, table)
 				}

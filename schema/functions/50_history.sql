@@ -9,15 +9,6 @@ language sql volatile as $$
       '__node__', case when json_typeof(options -> 'notify_node') = 'array' then options -> 'notify_node' end))::text)
 $$;
 
--- Tells those who await one of these jobs.
-create or replace function offstage_private.notify_waiters(ids bigint[]) returns void
-language plpgsql as $$
-begin
-  if exists (select from offstage_private.waiter) then
-    perform pg_notify('offstage:settled', 'offstage' || ':' || w.job_id) from offstage_private.waiter w where w.job_id = any (ids);
-  end if;
-end $$;
-
 -- Whether history takes an entry with this outcome; what somebody waits for is kept in any case.
 create or replace function offstage_private.keeps(keep text, outcome text) returns boolean
 language sql immutable as $$
@@ -38,7 +29,9 @@ begin
   if j.notify_channel is not null then
     perform offstage_private.notify_event(j.notify_channel, j.id, ended.outcome, j.options);
   end if;
-  perform offstage_private.notify_waiters(array[j.id]);
+  if offstage_private.awaited(offstage_private.clock()) then
+    perform offstage_private.notify_waiters(array[j.id]);
+  end if;
   delete from offstage_private.progress p where p.job_id = j.id;
 end $$;
 
@@ -82,13 +75,4 @@ language sql stable as $$
                   or (select q.paused from offstage_private.queue_setting q where q.queue_id = j.queue_id) then 'paused' else 'parked' end
     else 'running'
   end
-$$;
-
--- Says that somebody awaits a job until then, at most an hour from now; settle notifies "offstage:settled" with
--- "schema:id". Call it in a transaction of its own, LISTEN first, then look at job_status.
-create or replace function offstage.await_job(job_id bigint, patience interval default '1 min') returns void
-language sql volatile as $$
-  insert into offstage_private.waiter as w (job_id, expires_at)
-  values (await_job.job_id, offstage_private.clock() + least(patience, interval '1 hour'))
-  on conflict on constraint waiter_pkey do update set expires_at = greatest(w.expires_at, excluded.expires_at)
 $$;
