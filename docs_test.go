@@ -226,7 +226,7 @@ func generate(t *testing.T) string {
 // workerProtocol are the functions that only workers call.
 var workerProtocol = []string{
 	"claim", "task_settings", "register", "heartbeat", "start_suspect", "progress", "sign_off", "settle", "recall", "finish",
-	"promote", "rescue", "tidy", "await_job",
+	"promote", "rescue", "tidy",
 }
 
 func TestSQLDocs(t *testing.T) {

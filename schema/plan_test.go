@@ -48,6 +48,10 @@ var hotCalls = []hot{
 	{"job_status", `select t.some()`, `select * from unnest(t.ids()) i, offstage.job_status(i)`, 200},
 	{"explain", `select t.some()`, `select offstage.explain(i) from unnest(t.ids()) i`, 10300}, // counts a queue up to 10,000
 	{"jobs, one of them", `select t.some()`, `select * from offstage.jobs where id = ((select t.ids()))[1]`, 200},
+	{"job_history", ``, `select * from offstage.job_history(3)`, 20},
+	{"history", ``, `select * from offstage.history()`, 500},
+	{"history, the next page", ``, `select * from offstage.history(before => now() - interval '2 s', before_job => 5)`, 500},
+	{"history of what never was", ``, `select * from offstage.history('b', 'failed')`, 21000},
 	{"await_jobs", ``, `select offstage.await_jobs(array[5, 6, 7])`, 40},
 	{"job_outcomes", `select t.some()`, `select * from offstage.job_outcomes(t.ids())`, 50},
 	{"job_outcomes, ended", ``, `select * from offstage.job_outcomes('{1,2,3,-5}')`, 50},
@@ -121,7 +125,7 @@ func TestPlans(t *testing.T) {
 	failed := `insert into offstage_private.job (id, run_at, added_at, updated_at, task_id, lane_id, priority, payload, failed)
 		select nextval('offstage_private.job_id'), now(), now(), now(), 1, 1, 0, '{}', true from generate_series(1, $1::integer)`
 	history := `insert into offstage_private.history (settled_at, job_id, added_at, run_at, task_id, attempt, priority, outcome)
-		select now(), n, now(), now(), 1, 1, 0, 'succeeded' from generate_series(1, $1::integer) n`
+		select now() - n * interval '1 ms', n, now(), now(), 1, 1, 0, 'succeeded' from generate_series(1, $1::integer) n`
 	leases := `insert into offstage_private.lease (claim, worker_id, claimed_at, job_ids)
 		select nextval('offstage_private.claim'), 1000000 + n, now(), '{1}' from generate_series(1, $1::integer / 1000) n`
 	// Half of them have expired. Nobody awaits a job that is there, so that a settle finds none of them.

@@ -44,7 +44,7 @@ begin
   return query
     select offstage_private.state_of(j), case when j.failed then 'failed' end,
       (j.attempts + (not j.failed and l.claim is not null)::integer)::smallint, p.percent, p.message, null::json, j.last_error, j.run_at,
-      case when j.failed then (select max(h.settled_at) from offstage_private.history h where h.job_id = j.id and h.outcome = 'failed') end
+      case when j.failed then (select max(h.settled_at + interval '0') from offstage_private.history h where h.job_id = j.id and h.outcome = 'failed') end
     from offstage_private.job j
     left join offstage_private.lease_of(j) l on true
     left join offstage_private.progress p on p.job_id = j.id and p.claim > j.released_claim
@@ -54,7 +54,7 @@ begin
       select null::text, h.outcome, h.attempt, null::real, null::text, h.result, h.error, h.run_at, h.settled_at
       from offstage_private.history h
       where h.job_id = job_status.job_id and h.outcome in ('succeeded', 'failed', 'cancelled', 'removed', 'completed')
-      order by h.settled_at desc limit 1;
+      order by h.settled_at + interval '0' desc limit 1;  -- + 0, here and above: by job_id, not by way of the index on settled_at
   end if;
 end $$;
 

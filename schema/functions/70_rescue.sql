@@ -161,17 +161,20 @@ begin
   delete from offstage_private.worker w
   where w.dead_at < at - interval '1 day' and not exists (select from offstage_private.lease l where l.worker_id = w.id);
 
-  -- Partitions of history: made two days ahead, dropped whole. Neither waits long for readers: it comes again.
+  -- Partitions of history: made two days ahead, dropped whole. Neither waits long for readers: it comes again. The first worker
+  -- makes the first day's, while history_rest is empty: attaching one reads all of that.
   perform set_config('lock_timeout', '200ms', true);
-  for d in select (at at time zone 'UTC')::date + n from generate_series(1, 2) n loop
+  for d in select (at at time zone 'UTC')::date + n from generate_series(0, 2) n loop
     part := 'history_' || to_char(d, 'YYYYMMDD');
-    continue when to_regclass('offstage_private.' || part) is not null;
+    continue when to_regclass('offstage_private.' || part) is not null or exists (
+      select from offstage_private.history_rest h
+      where h.settled_at >= d::timestamp at time zone 'UTC' and h.settled_at < (d + 1)::timestamp at time zone 'UTC');
     begin
       execute format('create table offstage_private.%I (like offstage_private.history including defaults including indexes)', part);
       execute format('alter table offstage_private.history attach partition offstage_private.%I for values from (%L) to (%L)',
         part, d::timestamp at time zone 'UTC', (d + 1)::timestamp at time zone 'UTC');
     exception when lock_not_available or check_violation then
-      null;  -- somebody reads history, or history_rest has entries of that day already (the clock was wrong): it keeps them
+      null;  -- somebody reads history, or an entry of that day has just come into history_rest: it keeps them
     end;
   end loop;
   begin
