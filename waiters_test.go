@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/offstage-dev/offstage"
@@ -195,6 +196,22 @@ func TestAwaitWhileThePoolIsTaken(t *testing.T) {
 	var ended *offstage.EndedError
 	if _, err := offstage.Await[any](s.ctx(), s.client, id); !errors.As(err, &ended) {
 		t.Errorf("await: %v", err)
+	}
+}
+
+// A pool whose connections have a handler for notifications may keep it: it says that there was one.
+func TestAwaitBesideAHandler(t *testing.T) {
+	s := newStage(t, func(c *pgxpool.Config) {
+		c.ConnConfig.OnNotification = func(*pgconn.PgConn, *pgconn.Notification) {}
+	})
+	h := s.hands("t")
+	id := s.add("t", nil)
+	got := await[int](s, id)
+	s.awaited(id)
+	h.claim(1)
+	h.succeed(id, "1")
+	if a := <-got; a.err != nil || a.result != 1 {
+		t.Errorf("await answered %d, %v", a.result, a.err)
 	}
 }
 
