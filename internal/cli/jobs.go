@@ -244,6 +244,9 @@ type jobDetail struct {
 	History      []historyRow    `json:"history"`
 }
 
+// errorWidth is how much of an error a row of the table of a job's history has room for.
+const errorWidth = 100
+
 // historyRow is one attempt that ended, or the end of the job.
 type historyRow struct {
 	SettledAt time.Time  `json:"settled_at"`
@@ -312,6 +315,13 @@ func (a *app) jobsGet(ctx context.Context, db *database, id int64) error {
 	block("Payload", pretty(d.Payload))
 	block("Result", pretty(d.Result))
 	block("Last error", text(d.LastError))
+	shown := text(d.LastError)
+	for _, h := range slices.Backward(d.History) { // those that the table below cuts, and that say something new
+		if e := text(h.Error); e != shown && (strings.Contains(e, "\n") || len(e) > errorWidth) {
+			block(fmt.Sprintf("Error of attempt %d", h.Attempt), e)
+			shown = e
+		}
+	}
 	if len(d.History) > 0 {
 		fmt.Fprintf(a.Stdout, "\n%s\n", p.paint(bold, "History"))
 		t := newTable("SETTLED", "OUTCOME", ">ATTEMPT", ">TOOK", "WORKER", "ERROR")
@@ -320,7 +330,7 @@ func (a *app) jobsGet(ctx context.Context, db *database, id int64) error {
 			if h.ClaimedAt != nil {
 				took = span(h.SettledAt.Sub(*h.ClaimedAt))
 			}
-			t.add(stamp(h.SettledAt), h.Outcome, strconv.Itoa(h.Attempt), took, dash(text(h.Worker)), short(text(h.Error), 100))
+			t.add(stamp(h.SettledAt), h.Outcome, strconv.Itoa(h.Attempt), took, dash(text(h.Worker)), short(text(h.Error), errorWidth))
 		}
 		a.print(t)
 		for _, h := range d.History {

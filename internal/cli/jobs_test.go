@@ -166,7 +166,7 @@ func squeeze(text string) string {
 
 func TestJobsGet(t *testing.T) {
 	s := newStage(t)
-	s.script("work.sh", "#!/bin/sh\necho a line\nif [ $GRAPHILE_WORKER_JOB_ATTEMPTS = 1 ]; then echo no luck >&2; exit 1; fi\necho '[1]' > \"$OFFSTAGE_RESULT\"\n")
+	s.script("work.sh", "#!/bin/sh\necho a line\nif [ $GRAPHILE_WORKER_JOB_ATTEMPTS = 1 ]; then echo no luck >&2; echo at all >&2; exit 1; fi\necho '[1]' > \"$OFFSTAGE_RESULT\"\n")
 	s.exec(`select offstage.configure_task('work', '{"retry": {"policy": "fixed", "delay": "1 ms"}}')`)
 	id := s.add("work", json.RawMessage(`{"z": 1, "a": "<b>"}`), offstage.Options{Queue: "q"})
 	text := strconv.FormatInt(id, 10)
@@ -175,7 +175,7 @@ func TestJobsGet(t *testing.T) {
 	s.want(Done, "jobs", "get", "#1") // as people copy it
 	defer stop()
 	s.waitEnded(id)
-	r := s.want(Done, "jobs", "get", text).says(t, "succeeded", "ended at", "retried", "no luck", "a line", "Log of attempt 2", "worker-1", `"z": 1,`+"\n    \"a\": \"<b>\"")
+	r := s.want(Done, "jobs", "get", text).says(t, "succeeded", "ended at", "retried", "Error of attempt 1\n  exit status 1: ", "no luck\n", "at all", "a line", "Log of attempt 2", "worker-1", `"z": 1,`+"\n    \"a\": \"<b>\"")
 	if !strings.Contains(errs.String(), "msg=failed job_id=1 task=work attempt=1") {
 		t.Errorf("log:\n%s", errs)
 	}
