@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"time"
 )
 
 // history measures whether much history slows down adding and working: with none, and with that of the last seven days. It takes
@@ -15,6 +16,7 @@ func history(o options, ours, _ system) scenario {
 			o.jobs, o.history),
 		metrics: []metric{{name: addRate}, {name: workEmpty}, {name: workMiddle}, {name: workClient, lower: true, digits: 1}, {name: workWAL, lower: true}},
 	}
+	s.timeout = 20 * time.Minute // most of which is filling
 	without := variant{title: ours.title() + ", no history", system: ours}
 	without.run = func(ctx context.Context, b *block) (sample, error) { return addAndWork(ctx, b) }
 	much := variant{title: with, system: ours}

@@ -182,6 +182,7 @@ func run(ctx context.Context, o options) error {
 
 // measure runs every variant once a round.
 func measure(ctx context.Context, s *server, o options, sc scenario, templates map[system]string) (result, error) {
+	o.timeout = max(o.timeout, sc.timeout)
 	rounds := make([][]sample, o.rounds)
 	for round := range rounds {
 		for _, v := range sc.variants {
