@@ -21,10 +21,12 @@ import (
 	"github.com/offstage-dev/offstage/worker"
 )
 
-// listening counts the connections that wait for "offstage:settled".
+// awaiting are the connections that listen for "offstage:settled", and look.
+const awaiting = `datname = current_database() and pid <> pg_catalog.pg_backend_pid()
+	and (query = 'listen "offstage:settled"' or query like 'select % from offstage.job_outcomes%' or query like 'select offstage.await_jobs%')`
+
 func (s *stage) listening() int {
-	return one[int](s, `select count(*) from pg_catalog.pg_stat_activity
-		where datname = current_database() and query = 'listen "offstage:settled"'`)
+	return one[int](s, `select count(*) from pg_catalog.pg_stat_activity where `+awaiting)
 }
 
 // awaited waits until somebody is known to wait for the job.
@@ -277,7 +279,7 @@ func TestAwaitOutlivesItsConnection(t *testing.T) {
 	h.claim(2)
 	super := s.db.SuperPool(t)
 	if _, err := super.Exec(s.ctx(), `select pg_catalog.pg_terminate_backend(pid) from pg_catalog.pg_stat_activity
-		where datname = current_database() and query = 'listen "offstage:settled"'`); err != nil {
+		where `+awaiting); err != nil {
 		t.Fatal(err)
 	}
 	h.succeed(ids[0], "1") // perhaps nobody listens just now
@@ -300,7 +302,9 @@ func TestAwaitOutlivesClose(t *testing.T) {
 	got := await[int](s, id)
 	s.awaited(id)
 	s.client.Close()
-	pgtest.Eventually(t, 20*time.Second, func() bool { return s.listening() == 0 })
+	pgtest.Eventually(t, 20*time.Second, func() bool { // no connection but the pool's
+		return one[int](s, "select count(*) from pg_catalog.pg_stat_activity where datname = current_database() and application_name = $1", t.Name()) == int(s.pool.Stat().TotalConns())
+	})
 	h.claim(1)
 	h.succeed(id, "3")
 	if a := <-got; a.err != nil || a.result != 3 {

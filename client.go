@@ -21,10 +21,10 @@ type Config struct {
 
 // Client adds jobs and follows them. It is safe for concurrent use, and cheap to copy with With and WithSQL.
 type Client struct {
-	pool   *pgxpool.Pool
-	db     database
-	schema string
-	events *events // shared by all awaits
+	pool    *pgxpool.Pool
+	db      database
+	schema  string
+	waiters *waiters // shared by all copies
 }
 
 var validSchema = regexp.MustCompile(`^[a-z_][a-z0-9_]{0,54}$`)
@@ -41,7 +41,7 @@ func New(pool *pgxpool.Pool, cfg Config) (*Client, error) {
 	if pool != nil {
 		c.db = pgxDB{pool}
 	}
-	c.events = newEvents(pool, cfg.Schema)
+	c.waiters = newWaiters(pool, cfg.Schema)
 	return c, nil
 }
 
@@ -59,8 +59,9 @@ func (c *Client) WithSQL(tx *sql.Tx) *Client {
 	return &clone
 }
 
-// Close ends the connection on which the client awaits jobs, if it has made one. The pool is the caller's.
-func (c *Client) Close() { c.events.close() }
+// Close ends the connection on which the client awaits jobs, if it has one. Who awaits then looks through the pool, every two
+// seconds at last. The pool is the caller's.
+func (c *Client) Close() { c.waiters.close() }
 
 // database is what the client needs of a pool or transaction. All arguments are text, numbers or times, so that any
 // driver passes them on.

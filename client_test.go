@@ -21,7 +21,7 @@ func TestMain(m *testing.M) { pgtest.Main(m) }
 
 // stage is a database with a client, for one test.
 type stage struct {
-	t      *testing.T
+	t      testing.TB
 	db     *pgtest.DB
 	pool   *pgxpool.Pool
 	client *offstage.Client

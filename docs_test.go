@@ -226,7 +226,7 @@ func generate(t *testing.T) string {
 // workerProtocol are the functions that only workers call.
 var workerProtocol = []string{
 	"claim", "task_settings", "register", "heartbeat", "start_suspect", "report", "sign_off", "settle", "recall", "finish",
-	"promote", "rescue", "tidy", "roll_up", "chore_ran", "await_job",
+	"promote", "rescue", "tidy", "roll_up", "chore_ran",
 }
 
 func TestSQLDocs(t *testing.T) {

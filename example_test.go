@@ -328,6 +328,39 @@ func ExampleClient_List() {
 	// third is waiting
 }
 
+// What has ended lately? Page by page, the latest first.
+func ExampleClient_ListHistory() {
+	ctx := context.Background()
+	client, done := connect()
+	defer done()
+
+	for _, name := range []string{"first", "second", "third"} {
+		id, err := client.Add(ctx, "report", name, offstage.Options{Key: name})
+		if err != nil {
+			panic(err)
+		}
+		if _, _, err := client.Cancel(ctx, "nobody wants it", id); err != nil {
+			panic(err)
+		}
+	}
+
+	next := &offstage.HistoryFilter{Task: "report", Outcome: offstage.OutcomeCancelled, Limit: 2}
+	for next != nil {
+		var page []offstage.Entry
+		var err error
+		if page, next, err = client.ListHistory(ctx, *next); err != nil {
+			panic(err)
+		}
+		for _, e := range page {
+			fmt.Printf("%s %s: %s\n", e.Key, e.Outcome, e.Error)
+		}
+	}
+	// Output:
+	// third cancelled: nobody wants it
+	// second cancelled: nobody wants it
+	// first cancelled: nobody wants it
+}
+
 // Why does nothing happen?
 func ExampleClient_Explain() {
 	ctx := context.Background()

@@ -25,6 +25,7 @@ type options struct {
 	only          []string
 	jobs          int
 	samples       int
+	history       int
 	gap           time.Duration
 	writers       int
 	seconds       time.Duration
@@ -40,8 +41,11 @@ var scenarios = []struct {
 	name string
 	make func(o options, ours, peer system) scenario
 }{
-	{"work", work}, {"add-single", addSingle}, {"add-bulk", addBulk}, {"latency", latency},
+	{"work", work}, {"add-single", addSingle}, {"add-bulk", addBulk}, {"latency", latency}, {"history", history},
 }
+
+// onRequest are scenarios that run only when --only names them.
+var onRequest = []string{"history"}
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -78,8 +82,9 @@ func parseOptions(args []string) (o options, err error) {
 	f.StringVar(&o.peerVersion, "peer", "", "`version` of graphile-worker, 0.17 or 0.18; default: the newest that Node.js can run")
 	processes := f.String("peer-processes", "1,2", "`numbers` of graphile-worker processes to try in work")
 	f.IntVar(&o.rounds, "rounds", 3, "how `often` each variant is measured")
-	only := f.String("only", "", "`names` of the scenarios to run, separated by commas: work, add-single, add-bulk, latency; default: all")
+	only := f.String("only", "", "`names` of the scenarios to run, separated by commas: work, add-single, add-bulk, latency, history; default: all but history")
 	f.IntVar(&o.jobs, "jobs", 200_000, "`number` of jobs in work and add-bulk")
+	f.IntVar(&o.history, "history", 10_000_000, "`number` of entries of history that are there, in history")
 	f.IntVar(&o.samples, "samples", 1000, "`number` of jobs in latency")
 	f.DurationVar(&o.gap, "gap", 20*time.Millisecond, "mean `pause` between jobs in latency")
 	f.IntVar(&o.writers, "writers", 32, "`calls` in flight in add-single")
@@ -116,7 +121,7 @@ func parseOptions(args []string) (o options, err error) {
 			o.only = append(o.only, name)
 		}
 	}
-	if o.slots < 0 || o.rounds < 1 || o.jobs < 1 || o.samples < 1 || o.writers < 1 || o.writers > 90 || o.gap < time.Millisecond || o.seconds < time.Millisecond {
+	if o.slots < 0 || o.rounds < 1 || o.jobs < 1 || o.samples < 1 || o.history < 1 || o.writers < 1 || o.writers > 90 || o.gap < time.Millisecond || o.seconds < time.Millisecond {
 		return o, errors.New("numbers must be positive, --writers at most 90, durations at least 1ms")
 	}
 	return o, nil
@@ -151,7 +156,7 @@ func run(ctx context.Context, o options) error {
 		}
 	}
 	for _, sc := range scenarios {
-		if len(o.only) > 0 && !slices.Contains(o.only, sc.name) {
+		if len(o.only) > 0 && !slices.Contains(o.only, sc.name) || len(o.only) == 0 && slices.Contains(onRequest, sc.name) {
 			continue
 		}
 		made := sc.make(o, own, other)
@@ -177,6 +182,7 @@ func run(ctx context.Context, o options) error {
 
 // measure runs every variant once a round.
 func measure(ctx context.Context, s *server, o options, sc scenario, templates map[system]string) (result, error) {
+	o.timeout = max(o.timeout, sc.timeout)
 	rounds := make([][]sample, o.rounds)
 	for round := range rounds {
 		for _, v := range sc.variants {

@@ -15,6 +15,7 @@ type scenario struct {
 	metrics  []metric
 	variants []variant
 	goals    []goal
+	timeout  time.Duration // of one block, if it needs more than --timeout
 }
 
 // metric is one number of a sample.

@@ -28,15 +28,15 @@ func work(o options, ours, peer system) scenario {
 		if err := keepNothing(ctx, b); err != nil {
 			return nil, err
 		}
-		return workOff(ctx, b, 1, peerBest)
+		return fillAndWork(ctx, b, 1, peerBest)
 	}
 	keepAll := variant{title: ours.title() + ", history on (default)", system: ours}
-	keepAll.run = func(ctx context.Context, b *block) (sample, error) { return workOff(ctx, b, 1, peerBest) }
+	keepAll.run = func(ctx context.Context, b *block) (sample, error) { return fillAndWork(ctx, b, 1, peerBest) }
 	var peers []variant
 	var peerTitles []string
 	for _, n := range o.peerProcesses {
 		v := variant{title: fmt.Sprintf("%s, %s", peer.title(), processes(n)), system: peer}
-		v.run = func(ctx context.Context, b *block) (sample, error) { return workOff(ctx, b, n, peerBest) }
+		v.run = func(ctx context.Context, b *block) (sample, error) { return fillAndWork(ctx, b, n, peerBest) }
 		peers = append(peers, v)
 		peerTitles = append(peerTitles, v.title)
 	}
@@ -53,12 +53,17 @@ func work(o options, ours, peer system) scenario {
 	return s
 }
 
-// workOff fills the table, starts n worker processes and measures until the last job's end is on disk.
-func workOff(ctx context.Context, b *block, n int, settings map[string]any) (sample, error) {
-	jobs := b.options.jobs
-	if err := b.fill(ctx, jobs); err != nil {
+// fillAndWork fills the table and works it off.
+func fillAndWork(ctx context.Context, b *block, n int, settings map[string]any) (sample, error) {
+	if err := b.fill(ctx, b.options.jobs); err != nil {
 		return nil, err
 	}
+	return workOff(ctx, b, n, settings)
+}
+
+// workOff starts n worker processes and measures until the last job's end is on disk.
+func workOff(ctx context.Context, b *block, n int, settings map[string]any) (sample, error) {
+	jobs := b.options.jobs
 	workers := make([]*agent, n)
 	for i := range workers {
 		var err error

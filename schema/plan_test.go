@@ -32,7 +32,7 @@ var hotCalls = []hot{
 	{"settle, endings", `select t.claim(9, 'a')`, `select * from offstage.settle(1, null, null, endings => t.endings('retry', 'release', 'snooze', 'fail', 'cancel', 'succeed'))`, 300},
 	{"settle, the next job of a queue", `select t.claim(1, 'parked')`, `select * from offstage.settle(1, t.claims(), t.ids())`, 100},
 	{"settle, emptied", `select t.claim(1, 'a')`, `select * from offstage.settle(1, null, null, emptied => array(select c & -1024 from unnest(t.claims()) c))`, 50},
-	{"finish", `select t.claim(1, 'a')`, `select offstage.finish(1, c, i) from unnest(t.claims(), t.ids()) x (c, i)`, 50},
+	{"finish", `select t.claim(1, 'a')`, `select offstage.finish(1, c, i) from unnest(t.claims(), t.ids()) x (c, i)`, 60},
 	{"settle, plain successes with logs", `select t.claim(10, 'a')`, `select * from offstage.settle(1, t.claims(), t.ids(), logs => t.logs(), job_ctids => t.ctids())`, 200},
 	{"report", `select t.claim(10, 'a')`, `select * from offstage.report(1, (select json_agg(json_build_object('claim', c, 'job_id', i, 'percent', 5, 'lines', l)) from unnest(t.claims(), t.ids(), t.logs()) x (c, i, l)))`, 200},
 	{"job_log", ``, `select * from offstage.job_log(1, max_lines => 10)`, 50},
@@ -56,7 +56,15 @@ var hotCalls = []hot{
 	{"statistics", `select t.count(10)`, `select * from offstage.statistics(now() - interval '5 min')`, 200},
 	{"chore_ran", ``, `select offstage.chore_ran('promote', 1, '2 s')`, 20},
 	{"chores", ``, `select * from offstage.chores`, 20},
-	{"await_job", ``, `select offstage.await_job(5)`, 20},
+	{"job_history", ``, `select * from offstage.job_history(3)`, 20},
+	{"history", ``, `select * from offstage.history()`, 500},
+	{"history, the next page", ``, `select * from offstage.history(before => now() - interval '2 s', before_job => 5)`, 500},
+	{"history of what never was", ``, `select * from offstage.history('b', 'failed')`, 21000},
+	{"await_jobs", ``, `select offstage.await_jobs(array[5, 6, 7])`, 40},
+	{"job_outcomes", `select t.some()`, `select * from offstage.job_outcomes(t.ids())`, 50},
+	{"job_outcomes, ended", ``, `select * from offstage.job_outcomes('{1,2,3,-5}')`, 50},
+	{"settle, awaited", `select t.claim(10, 'a'), offstage.await_jobs((t.ids())[1:5])`, `select * from offstage.settle(1, t.claims(), t.ids(), job_ctids => t.ctids())`, 120},
+	{"finish, awaited", `select t.claim(1, 'a'), offstage.await_jobs(t.ids())`, `select offstage.finish(1, c, i) from unnest(t.claims(), t.ids()) x (c, i)`, 60},
 }
 
 // planStage has what the calls need: t.claim claims, and says in t.claims and t.ids what.
@@ -129,16 +137,19 @@ func TestPlans(t *testing.T) {
 	failed := `insert into offstage_private.job (id, run_at, added_at, updated_at, task_id, lane_id, priority, payload, failed)
 		select nextval('offstage_private.job_id'), now(), now(), now(), 1, 1, 0, '{}', true from generate_series(1, $1::integer)`
 	history := `insert into offstage_private.history (settled_at, job_id, added_at, run_at, task_id, attempt, priority, outcome)
-		select now(), n, now(), now(), 1, 1, 0, 'succeeded' from generate_series(1, $1::integer) n`
+		select now() - n * interval '1 ms', n, now(), now(), 1, 1, 0, 'succeeded' from generate_series(1, $1::integer) n`
 	log := `insert into offstage_private.log (at, job_id, claim, n, attempt, level, message)
 		select now(), n / 100, n, 1, 1, 'info', 'a line' from generate_series(1, $1::integer) n`
 	leases := `insert into offstage_private.lease (claim, worker_id, claimed_at, job_ids)
 		select nextval('offstage_private.claim'), 1000000 + n, now(), '{1}' from generate_series(1, $1::integer / 1000) n`
+	// Half of them have expired. Nobody awaits a job that is there, so that a settle finds none of them.
+	waiters := `insert into offstage_private.waiter (job_id, expires_at)
+		select -n - (select count(*) from offstage_private.waiter), now() + interval '1 h' * (n % 2 * 2 - 1) from generate_series(1, $1::integer) n`
 	statistics := `with x as (select now() - interval '1 h' - n * interval '1 min' as at from generate_series(1, $1::integer / 20) n),
 		m as (insert into offstage_private.statistic_minute select at, 1, 0, 'succeeded', 1, '{1}', '{1}' from x on conflict do nothing)
 		insert into offstage_private.statistic_hour select at, 1, 0, 'succeeded', 1, '{1}', '{1}' from x on conflict do nothing`
 	add := func(n int) {
-		for _, sql := range []string{grow, some, failed, history, log, leases, statistics} {
+		for _, sql := range []string{grow, some, failed, history, log, leases, waiters, statistics} {
 			pgtest.Do(t, conn, sql, n)
 		}
 	}
@@ -201,7 +212,7 @@ func measure(t *testing.T, when string, conn *pgx.Conn) {
 			scansBefore, before := read()
 			pgtest.Do(t, conn, h.call)
 			scans, after := read()
-			for _, table := range []string{"job", "ticket", "scheduled", "parked", "history_rest", "log_rest", "statistic_raw", "statistic_minute", "statistic_hour"} {
+			for _, table := range []string{"job", "ticket", "scheduled", "parked", "history_rest", "log_rest", "waiter", "statistic_raw", "statistic_minute", "statistic_hour"} {
 				if scans[table] > scansBefore[table] && h.rows < 10_000 && !strings.HasPrefix(when, "s") {
 					t.Errorf("%s: %s reads all of %s", when, h.name, table)
 				}

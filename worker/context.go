@@ -42,7 +42,8 @@ func WithProgress(ctx context.Context, tell func(percent float32, message string
 
 // Complete ends the job of ctx as succeeded inside tx: what the handler has written in tx and the job's end become true
 // together, or not at all. Then commit, and return nil. ErrLost: the claim is gone; roll back and return.
-// The result is stored instead of what the handler returns.
+// The result is stored instead of what the handler returns. One that is larger than MaxResult is refused with an error that,
+// returned by the handler, fails the job for good.
 func Complete(ctx context.Context, tx pgx.Tx, result any) error {
 	a, ok := ctx.Value(attemptKey{}).(*attempt)
 	if !ok {
@@ -53,6 +54,9 @@ func Complete(ctx context.Context, tx pgx.Tx, result any) error {
 		b, err := json.Marshal(result)
 		if err != nil {
 			return fmt.Errorf("complete: the result does not encode to JSON: %w", err)
+		}
+		if err := checkSize(b); err != nil {
+			return fmt.Errorf("complete: %w", err)
 		}
 		s := string(b)
 		text = &s

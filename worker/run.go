@@ -20,6 +20,10 @@ import (
 	"github.com/offstage-dev/offstage/internal/wake"
 )
 
+// MaxResult is how many bytes of JSON a result may have. A larger one fails the job for good, because it would be as large the
+// next time.
+const MaxResult = 1 << 20
+
 // attempt is one try of one job, from claim to settle. A turner makes it, a runner runs it, a turner settles it; each
 // hands it on and does not touch it again. cancel may be called by anybody once it is in session.current.
 type attempt struct {
@@ -210,6 +214,11 @@ func (a *attempt) run(ctx context.Context) (json.RawMessage, *store.Ending) {
 	if err == nil && result != nil && !json.Valid(result) {
 		result, err = nil, fmt.Errorf("the result of task %s is not JSON", a.job.Task)
 	}
+	if err == nil {
+		if err = checkSize(result); err != nil {
+			result = nil
+		}
+	}
 	var ending *store.Ending
 	if err != nil || a.finishing.Load() {
 		ending = a.endingOf(err, context.Cause(ctx))
@@ -222,6 +231,13 @@ func (a *attempt) run(ctx context.Context) (json.RawMessage, *store.Ending) {
 		}
 	}
 	return result, ending
+}
+
+func checkSize(result []byte) error {
+	if len(result) > MaxResult {
+		return offstage.Fail(fmt.Errorf("the result has %d bytes, and %d are the most: store it elsewhere, and return where", len(result), MaxResult))
+	}
+	return nil
 }
 
 // perform runs the handler and turns panics into errors.

@@ -94,6 +94,36 @@ func TestEndings(t *testing.T) {
 	}
 }
 
+// A result of a megabyte is stored; what is larger fails the job at once, for it would be as large the next time.
+func TestResultsHaveASize(t *testing.T) {
+	s := newStage(t)
+	w := s.worker(worker.Config{})
+	worker.Handle(w, "returns", func(ctx context.Context, job *worker.Job[int]) (string, error) {
+		return strings.Repeat("x", job.Payload-2), nil // and the quotes
+	})
+	worker.Handle(w, "completes", func(ctx context.Context, job *worker.Job[int]) (none, error) {
+		tx, err := s.pool.Begin(ctx)
+		if err != nil {
+			return none{}, err
+		}
+		defer tx.Rollback(context.WithoutCancel(ctx))
+		if err := worker.Complete(ctx, tx, strings.Repeat("x", job.Payload-2)); err != nil {
+			return none{}, err
+		}
+		return none{}, tx.Commit(ctx)
+	})
+	s.run(w)
+	for _, task := range []string{"returns", "completes"} {
+		if st := s.outcome(s.add(task, worker.MaxResult)); st.Outcome != offstage.OutcomeSucceeded || len(st.Result) != worker.MaxResult {
+			t.Errorf("%s: as large as may be: %s with %d bytes, %s", task, st.Outcome, len(st.Result), st.Error)
+		}
+		st := s.outcome(s.add(task, worker.MaxResult+1))
+		if st.Outcome != offstage.OutcomeFailed || st.Attempt != 1 || !strings.Contains(st.Error, "the result has 1048577 bytes, and 1048576 are the most") {
+			t.Errorf("%s: too large: %s after %d attempts, %s", task, st.Outcome, st.Attempt, st.Error)
+		}
+	}
+}
+
 func TestSnoozeSpendsNoAttempt(t *testing.T) {
 	s := newStage(t)
 	w := s.worker(worker.Config{})

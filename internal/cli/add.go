@@ -118,9 +118,8 @@ func (a *app) add(ctx context.Context, task string, payload json.RawMessage, o o
 	})
 }
 
-// await prints the result; while it takes long, it says why.
-func (a *app) await(ctx context.Context, db *database, id int64) error {
-	a.more("added job %d", id)
+// awaitJob waits for the end of a job; while that takes long, it says why, and how far the job is.
+func (a *app) awaitJob(ctx context.Context, db *database, id int64) (json.RawMessage, error) {
 	p := a.progress(fmt.Sprintf("job %d", id))
 	explaining, enough := context.WithCancel(ctx)
 	explained := make(chan struct{})
@@ -133,9 +132,14 @@ func (a *app) await(ctx context.Context, db *database, id int64) error {
 			case <-explaining.Done():
 				return
 			case <-ticker.C:
-				if why, err := db.client.Explain(explaining, id); err == nil {
-					p.set("job %d: %s", id, why)
+				why, err := db.client.Explain(explaining, id)
+				if err != nil {
+					continue
 				}
+				if st, err := db.client.Status(explaining, id); err == nil && st.Progress != nil {
+					why = strings.TrimSpace(fmt.Sprintf("%.0f %% %s", *st.Progress, st.Message)) + "; " + why
+				}
+				p.set("job %d: %s", id, why)
 			}
 		}
 	}()
@@ -143,12 +147,18 @@ func (a *app) await(ctx context.Context, db *database, id int64) error {
 	enough()
 	<-explained
 	p.stop()
+	if ctx.Err() != nil {
+		a.say("job %d goes on without us", id)
+	}
+	return result, err
+}
 
+// await prints the result.
+func (a *app) await(ctx context.Context, db *database, id int64) error {
+	a.more("added job %d", id)
+	result, err := a.awaitJob(ctx, db, id)
 	var ended *offstage.EndedError
 	if err != nil && !errors.As(err, &ended) {
-		if ctx.Err() != nil {
-			a.say("job %d goes on without us", id)
-		}
 		return err
 	}
 	if result == nil {

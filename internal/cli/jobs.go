@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -25,7 +26,7 @@ func (a *app) jobsCommand() *cobra.Command {
 		Args:  a.subcommands,
 		RunE:  list.RunE,
 	}
-	c.AddCommand(list, a.jobsGetCommand(), a.jobsLogCommand(), a.jobsRetryCommand(), a.jobsCancelCommand(), a.jobsDeleteCommand())
+	c.AddCommand(list, a.jobsHistoryCommand(), a.jobsGetCommand(), a.jobsLogCommand(), a.jobsRetryCommand(), a.jobsCancelCommand(), a.jobsDeleteCommand())
 	return c
 }
 
@@ -55,7 +56,7 @@ func checkFilter(f offstage.Filter) error {
 	}
 	switch offstage.Outcome(f.State) {
 	case offstage.OutcomeSucceeded, offstage.OutcomeCancelled, offstage.OutcomeRemoved, offstage.OutcomeCompleted:
-		return fmt.Errorf("--state %s: such jobs have ended, and these are lists of jobs that have not; offstage jobs get ID shows one that has", f.State)
+		return fmt.Errorf("--state %s: such jobs have ended, and these are lists of jobs that have not; offstage jobs history --outcome %s lists those, offstage jobs get ID shows one", f.State, f.State)
 	}
 	return fmt.Errorf("--state is %q; use one of %s", f.State, stateNames())
 }
@@ -165,10 +166,14 @@ func (a *app) jobsList(ctx context.Context, db *database, filter offstage.Filter
 }
 
 func (a *app) jobsGetCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:               "get ID",
-		Aliases:           []string{"show"},
-		Short:             "Show everything about a job: why it is where it is, payload, attempts, result",
+	var wait bool
+	c := &cobra.Command{
+		Use:     "get ID",
+		Aliases: []string{"show"},
+		Short:   "Show everything about a job: why it is where it is, payload, attempts, result",
+		Long: `Shows everything about a job: why it is where it is, payload, attempts, result.
+
+With --wait, waits until it has ended, and fails if it did not succeed.`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeFirst(liveJobs("")),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -177,10 +182,25 @@ func (a *app) jobsGetCommand() *cobra.Command {
 				return err
 			}
 			return a.run(func(ctx context.Context, _ []string) error {
-				return a.with(ctx, func(db *database) error { return a.jobsGet(ctx, db, ids[0]) })
+				return a.with(ctx, func(db *database) error {
+					if !wait {
+						return a.jobsGet(ctx, db, ids[0])
+					}
+					_, err := a.awaitJob(ctx, db, ids[0])
+					var ended *offstage.EndedError
+					if err != nil && !errors.As(err, &ended) {
+						return err
+					}
+					if err := a.jobsGet(ctx, db, ids[0]); err != nil || ended == nil {
+						return err
+					}
+					return failed(Failed, "", "%w", ended)
+				})
 			})(cmd, args)
 		},
 	}
+	c.Flags().BoolVar(&wait, "wait", false, "wait until it has ended")
+	return c
 }
 
 func parseIDs(args []string) ([]int64, error) {
@@ -227,6 +247,9 @@ type jobDetail struct {
 
 // mostLines is what one look at a log answers.
 const mostLines = 1000
+
+// errorWidth is how much of an error a row of the table of a job's history has room for.
+const errorWidth = 100
 
 // historyRow is one attempt that ended, or the end of the job.
 type historyRow struct {
@@ -295,6 +318,13 @@ func (a *app) jobsGet(ctx context.Context, db *database, id int64) error {
 	block("Payload", pretty(d.Payload))
 	block("Result", pretty(d.Result))
 	block("Last error", text(d.LastError))
+	shown := text(d.LastError)
+	for _, h := range slices.Backward(d.History) { // those that the table below cuts, and that say something new
+		if e := text(h.Error); e != shown && (strings.Contains(e, "\n") || len(e) > errorWidth) {
+			block(fmt.Sprintf("Error of attempt %d", h.Attempt), e)
+			shown = e
+		}
+	}
 	if len(d.History) > 0 {
 		fmt.Fprintf(a.Stdout, "\n%s\n", p.paint(bold, "History"))
 		t := newTable("SETTLED", "OUTCOME", ">ATTEMPT", ">TOOK", "WORKER", "ERROR")
@@ -303,7 +333,7 @@ func (a *app) jobsGet(ctx context.Context, db *database, id int64) error {
 			if h.ClaimedAt != nil {
 				took = span(h.SettledAt.Sub(*h.ClaimedAt))
 			}
-			t.add(stamp(h.SettledAt), h.Outcome, strconv.Itoa(h.Attempt), took, dash(text(h.Worker)), short(text(h.Error), 100))
+			t.add(stamp(h.SettledAt), h.Outcome, strconv.Itoa(h.Attempt), took, dash(text(h.Worker)), short(text(h.Error), errorWidth))
 		}
 		a.print(t)
 	}

@@ -63,6 +63,9 @@ func TestAddAndWait(t *testing.T) {
 		t.Errorf("%q", out)
 	}
 	s.want(Failed, "add", "bad", "--max-attempts", "1", "--wait").says(t, "job 3 failed: exit status 7: broken", "offstage jobs get 3")
+	s.want(Done, "jobs", "get", "1", "--wait").says(t, "job 1  double  succeeded", `"ok": true`)
+	s.want(Failed, "jobs", "get", "3", "--wait").says(t, "exit status 7", "job 3 failed: exit status 7: broken")
+	s.want(NotFound, "jobs", "get", "404", "--wait").says(t, "no job with this id is known")
 	got := decode[map[string]any](t, s.want(Failed, "add", "bad", "--max-attempts", "1", "--wait", "--json"))
 	if got["id"] != "4" || got["outcome"] != "failed" || got["error"] != "exit status 7: broken" || got["result"] != nil {
 		t.Errorf("%v", got)
@@ -118,6 +121,40 @@ func TestJobsList(t *testing.T) {
 	}
 }
 
+func TestJobsHistory(t *testing.T) {
+	s := newStage(t)
+	s.want(Done, "jobs", "history").says(t, "nothing has ended")
+	if out := s.want(Done, "jobs", "history", "--json").out; out != "[]\n" {
+		t.Errorf("%q", out)
+	}
+	s.add("mail", nil, offstage.Options{Queue: "q", Key: "k"})
+	s.add("report", nil)
+	s.want(Done, "jobs", "cancel", "1", "--reason", "not needed", "--yes")
+	s.fail(2, "no paper")
+	out := s.want(Done, "jobs", "history").out
+	lines := strings.Split(squeeze(out), "\n")
+	if len(lines) < 3 || !strings.HasSuffix(lines[0], "ID TASK OUTCOME ATTEMPT TOOK WORKER ERROR") || !strings.Contains(lines[1], " 2 report failed ") || !strings.HasSuffix(lines[1], "no paper") ||
+		!strings.Contains(lines[2], " 1 mail cancelled 0 - - not needed") {
+		t.Errorf("got\n%s", out)
+	}
+	for args, ids := range map[string]string{
+		"--task mail": "1", "--outcome failed": "2", "--since 1h": "2 1", "--before 2020-01-01": "", "--outcome succeeded": "",
+	} {
+		var found []string
+		for _, e := range decode[[]entryJSON](t, s.want(Done, append([]string{"jobs", "history", "--json"}, strings.Split(args, " ")...)...)) {
+			found = append(found, e.ID)
+		}
+		if strings.Join(found, " ") != ids {
+			t.Errorf("%s: %v", args, found)
+		}
+	}
+	_, page, _ := strings.Cut(s.want(Done, "jobs", "history", "--limit", "1").errs, "there is more: --before ")
+	s.want(Done, "jobs", "history", "--before", strings.TrimSpace(page)).says(t, "cancelled")
+	s.want(Usage, "jobs", "history", "--outcome", "done").says(t, "use one of succeeded, failed")
+	s.want(Usage, "jobs", "history", "--before", "yesterday").says(t, "is no time")
+	s.want(Usage, "jobs", "list", "--state", "succeeded").says(t, "offstage jobs history --outcome succeeded")
+}
+
 // squeeze makes runs of spaces one.
 func squeeze(text string) string {
 	var lines []string
@@ -129,7 +166,7 @@ func squeeze(text string) string {
 
 func TestJobsGet(t *testing.T) {
 	s := newStage(t)
-	s.script("work.sh", "#!/bin/sh\necho a line\nif [ $GRAPHILE_WORKER_JOB_ATTEMPTS = 1 ]; then echo no luck >&2; exit 1; fi\necho '[1]' > \"$OFFSTAGE_RESULT\"\n")
+	s.script("work.sh", "#!/bin/sh\necho a line\nif [ $GRAPHILE_WORKER_JOB_ATTEMPTS = 1 ]; then echo no luck >&2; echo at all >&2; exit 1; fi\necho '[1]' > \"$OFFSTAGE_RESULT\"\n")
 	s.exec(`select offstage.configure_task('work', '{"retry": {"policy": "fixed", "delay": "1 ms"}}')`)
 	id := s.add("work", json.RawMessage(`{"z": 1, "a": "<b>"}`), offstage.Options{Queue: "q"})
 	text := strconv.FormatInt(id, 10)
@@ -138,7 +175,7 @@ func TestJobsGet(t *testing.T) {
 	s.want(Done, "jobs", "get", "#1") // as people copy it
 	defer stop()
 	s.waitEnded(id)
-	r := s.want(Done, "jobs", "get", text).says(t, "succeeded", "ended at", "retried", "no luck", "a line", "Log of attempt 2", "worker-1", `"z": 1,`+"\n    \"a\": \"<b>\"")
+	r := s.want(Done, "jobs", "get", text).says(t, "succeeded", "ended at", "retried", "Error of attempt 1\n  exit status 1: ", "no luck\n", "at all", "a line", "Log of attempt 2", "worker-1", `"z": 1,`+"\n    \"a\": \"<b>\"")
 	if !strings.Contains(errs.String(), "msg=failed job_id=1 task=work attempt=1") {
 		t.Errorf("log:\n%s", errs)
 	}

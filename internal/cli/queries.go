@@ -163,7 +163,7 @@ func (db *database) jobDetail(ctx context.Context, id int64) (*jobDetail, error)
 	}
 	d.History, err = collect[historyRow](ctx, db, "get history", `
 		select h.settled_at, h.claimed_at, h.outcome, h.attempt::int, 'worker-' || h.worker_id, h.error
-		from offstage_private.history h where h.job_id = $1::bigint order by h.settled_at, h.claim, h.payload is not null limit 1000`, id)
+		from offstage_private.history h where h.job_id = $1::bigint order by h.settled_at + interval '0', h.claim, h.payload is not null limit 1000`, id)
 	if err != nil {
 		return nil, err
 	}

@@ -94,6 +94,7 @@ func Connector(pool *pgxpool.Pool) func(context.Context) (*pgx.Conn, error) {
 				return nil, err
 			}
 		}
+		conf.OnNotification = nil // the pool's own would take what we wait for
 		conn, err := pgx.ConnectConfig(ctx, conf)
 		if err != nil {
 			return nil, err

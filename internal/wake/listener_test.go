@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/offstage-dev/offstage/internal/pgtest"
@@ -61,6 +62,22 @@ func notify(t *testing.T, pool *pgxpool.Pool, channel, payload string) {
 	t.Helper()
 	if _, err := pool.Exec(t.Context(), "select pg_catalog.pg_notify($1, $2)", channel, payload); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A pool whose connections have a handler for notifications keeps it to itself.
+func TestListenerBesideAHandler(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.Bare(t).Pool(t, func(c *pgxpool.Config) {
+		c.ConnConfig.OnNotification = func(*pgconn.PgConn, *pgconn.Notification) {}
+	})
+	heard, _ := listen(t, &wake.Listener{Connect: wake.Connector(pool), Channels: []string{"c"}})
+	if n := next(t, heard); n != (note{}) {
+		t.Errorf("heard %+v, expected word of the connection", n)
+	}
+	notify(t, pool, "c", "hello")
+	if n := next(t, heard); n != (note{"c", "hello"}) {
+		t.Errorf("heard %+v", n)
 	}
 }
 

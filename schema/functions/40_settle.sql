@@ -265,7 +265,7 @@ begin
     return query select * from offstage_private.refuse(worker_id, claims, job_ids, endings);
     return;
   end if;
-  waited := exists (select from offstage_private.waiter);
+  waited := (select true from offstage_private.waiter w where w.expires_at >= at order by w.expires_at desc limit 1);  -- awaited()
   quiet := array(select t.id from offstage_private.task t where t.keep <> 'all');
 
   -- 1. Successes of jobs without a key, in one go: nobody else locks those while they run, nor moves their rows. So they are
@@ -558,6 +558,8 @@ begin
   if j.notify_channel is not null then
     perform offstage_private.notify_event(j.notify_channel, j.id, 'succeeded', j.options);
   end if;
-  perform offstage_private.notify_waiters(array[j.id]);
+  if offstage_private.awaited(at) then
+    perform offstage_private.notify_waiters(array[j.id]);
+  end if;
   return true;
 end $$;

@@ -9,15 +9,6 @@ language sql volatile as $$
       '__node__', case when json_typeof(options -> 'notify_node') = 'array' then options -> 'notify_node' end))::text)
 $$;
 
--- Tells those who await one of these jobs.
-create or replace function offstage_private.notify_waiters(ids bigint[]) returns void
-language plpgsql as $$
-begin
-  if exists (select from offstage_private.waiter) then
-    perform pg_notify('offstage:settled', 'offstage' || ':' || w.job_id) from offstage_private.waiter w where w.job_id = any (ids);
-  end if;
-end $$;
-
 -- Whether history takes an entry with this outcome; what somebody waits for is kept in any case.
 create or replace function offstage_private.keeps(keep text, outcome text) returns boolean
 language sql immutable as $$
@@ -39,7 +30,9 @@ begin
   if j.notify_channel is not null then
     perform offstage_private.notify_event(j.notify_channel, j.id, ended.outcome, j.options);
   end if;
-  perform offstage_private.notify_waiters(array[j.id]);
+  if offstage_private.awaited(offstage_private.clock()) then
+    perform offstage_private.notify_waiters(array[j.id]);
+  end if;
   delete from offstage_private.progress p where p.job_id = j.id;
 end $$;
 
@@ -52,7 +45,7 @@ begin
   return query
     select offstage_private.state_of(j), case when j.failed then 'failed' end,
       (j.attempts + (not j.failed and l.claim is not null)::integer)::smallint, p.percent, p.message, null::json, j.last_error, j.run_at,
-      case when j.failed then (select max(h.settled_at) from offstage_private.history h where h.job_id = j.id and h.outcome = 'failed') end
+      case when j.failed then (select max(h.settled_at + interval '0') from offstage_private.history h where h.job_id = j.id and h.outcome = 'failed') end
     from offstage_private.job j
     left join offstage_private.lease_of(j) l on true
     left join offstage_private.progress p on p.job_id = j.id and p.claim > j.released_claim
@@ -62,7 +55,7 @@ begin
       select null::text, h.outcome, h.attempt, null::real, null::text, h.result, h.error, h.run_at, h.settled_at
       from offstage_private.history h
       where h.job_id = job_status.job_id and h.outcome in ('succeeded', 'failed', 'cancelled', 'removed', 'completed')
-      order by h.settled_at desc limit 1;
+      order by h.settled_at + interval '0' desc limit 1;  -- + 0, here and above: by job_id, not by way of the index on settled_at
   end if;
 end $$;
 
@@ -83,15 +76,6 @@ language sql stable as $$
                   or (select q.paused from offstage_private.queue_setting q where q.queue_id = j.queue_id) then 'paused' else 'parked' end
     else 'running'
   end
-$$;
-
--- Says that somebody awaits a job until then, at most an hour from now; settle notifies "offstage:settled" with
--- "schema:id". Call it in a transaction of its own, LISTEN first, then look at job_status.
-create or replace function offstage.await_job(job_id bigint, patience interval default '1 min') returns void
-language sql volatile as $$
-  insert into offstage_private.waiter as w (job_id, expires_at)
-  values (await_job.job_id, offstage_private.clock() + least(patience, interval '1 hour'))
-  on conflict on constraint waiter_pkey do update set expires_at = greatest(w.expires_at, excluded.expires_at)
 $$;
 
 -- The log of a job, of all its attempts, in the order in which it was written, while they run and afterwards, for as long as

@@ -200,7 +200,8 @@ begin
   if not pg_try_advisory_xact_lock(hashtext('offstage'), -3) then
     return;
   end if;
-  delete from offstage_private.waiter w where w.expires_at < at;
+  delete from offstage_private.waiter w
+  where w.ctid = any (array(select o.ctid from offstage_private.waiter o where o.expires_at < at order by o.expires_at limit 100000));
   delete from offstage_private.cancellation c
   where c.requested_at < at - interval '1 min' and not exists (select from offstage_private.job j where j.id = c.job_id);
   delete from offstage_private.progress p

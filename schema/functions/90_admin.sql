@@ -245,7 +245,7 @@ begin
   select o.* into j from offstage_private.job o where o.id = explain.job_id;
   if not found then
     select 'ended at ' || h.settled_at || ' as ' || h.outcome || coalesce(': ' || h.error, '') into s from offstage_private.history h
-    where h.job_id = explain.job_id and h.outcome in ('succeeded', 'failed', 'cancelled', 'removed', 'completed') order by h.settled_at desc limit 1;
+    where h.job_id = explain.job_id and h.outcome in ('succeeded', 'failed', 'cancelled', 'removed', 'completed') order by h.settled_at + interval '0' desc limit 1;
     return coalesce(s, 'unknown: there is no such job, or it has ended and its history is not kept');
   end if;
   select o.* into t from offstage_private.task o where o.id = j.task_id;

@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"unicode/utf8"
+
+	"github.com/offstage-dev/offstage"
 )
 
 // result is where one attempt may leave its result: a file in a directory of its own, so that a task can write
@@ -103,7 +105,7 @@ func (r result) read(limit int) (json.RawMessage, error) {
 	case err != nil:
 		return nil, fmt.Errorf("read the result: %w", err)
 	case len(b) > limit:
-		return nil, fmt.Errorf("the result is larger than %d bytes", limit)
+		return nil, offstage.Fail(fmt.Errorf("the result is larger than %d bytes, which are the most: store it elsewhere, and write where to $%s", limit, resultVariable))
 	}
 	b = bytes.TrimSpace(b)
 	if len(b) == 0 {

@@ -59,7 +59,8 @@ type Config struct {
 	// Default 2 KiB.
 	ErrorTail int
 
-	// MaxResult is how many bytes a result may have; a larger one fails the attempt. Default 1 MiB.
+	// MaxResult is how many bytes a result may have; a larger one fails the job for good. Default, and at most,
+	// worker.MaxResult.
 	MaxResult int
 
 	// TempDir holds a directory for the result of each running attempt; those that a killed worker has left there are
@@ -96,7 +97,8 @@ func New(dir *tasks.Dir, config Config) (*Runner, error) {
 	orDefault(&config.MaxOutput, 1<<20)
 	orDefault(&config.KeptOutput, 12<<10)
 	orDefault(&config.ErrorTail, 2<<10)
-	orDefault(&config.MaxResult, 1<<20)
+	orDefault(&config.MaxResult, worker.MaxResult)
+	config.MaxResult = min(config.MaxResult, worker.MaxResult)
 	orDefault(&config.TempDir, os.TempDir())
 
 	r := &Runner{config: config, paths: map[string]string{}}

@@ -283,7 +283,11 @@ func TestRunResult(t *testing.T) {
 			t.Parallel()
 			b := with(t, c.text, func(c *Config) { c.MaxResult = 1024 })
 			if c.err != "" {
-				b.fail(t.Context(), job(`{}`), c.err)
+				err := b.fail(t.Context(), job(`{}`), c.err)
+				var control *offstage.Control
+				if forGood := errors.As(err, &control) && control.Verb == "fail"; forGood != (name == "too large") {
+					t.Errorf("failed for good: %t", forGood)
+				}
 			} else if got := b.succeed(t.Context(), job(`{}`)); got != c.result {
 				t.Errorf("result %q", got)
 			}
