@@ -248,6 +248,9 @@ func TestStatisticsRead(t *testing.T) {
 			t.Errorf("%s: %d, expected %d", sql, got, want)
 		}
 	}
+	if n := pgtest.One[int](t, conn, "select count(*) from offstage.statistics(now() - interval '2 h', times => false) where waits is null and runs is null and task = 'a'"); n != 259 {
+		t.Errorf("without times there are %d rows", n)
+	}
 	for _, sql := range []string{
 		"select offstage.statistics(now(), '30 s')", "select offstage.statistics(now(), '90 s')", "select offstage.statistics(now(), '1 month')",
 		"select offstage.statistics(now(), by => '{job}')",

@@ -82,31 +82,35 @@ const (
 
 	topTasks = `
 		with rates as (
-		  select s.task, s.outcome, s.starts_at, s.n from offstage.statistics(offstage_private.clock() - interval '1 min', '1 min', by => '{task,outcome}') s
+		  select s.task, s.outcome, s.starts_at, s.n from offstage.statistics(offstage_private.clock() - interval '1 min', '1 min', by => '{task,outcome}', times => false) s
 		), times as (
 		  select s.task, offstage.quantile(s.waits, 0.5) as wait50, offstage.quantile(s.waits, 0.95) as wait95,
 		    offstage.quantile(s.runs, 0.5) as run50, offstage.quantile(s.runs, 0.95) as run95
 		  from offstage.statistics(offstage_private.clock() - interval '5 min', null, by => '{task}') s
 		)
-		select t.name, r.at, r.outcome, r.n, k.n, m.wait50, m.wait95, m.run50, m.run95
-		from offstage_private.task t
+		select t.name, r.starts_at, r.outcome, r.n, t.waiting, m.wait50, m.wait95, m.run50, m.run95
+		from (
+		  select t.name, (select count(*) from (select from offstage_private.ticket k
+		    where k.lane_id = any (array(select t.id union all select l.id from offstage_private.lane l where l.task_id = t.id)) limit 1000) x) as waiting
+		  from offstage_private.task t offset 0  -- counted once each, not for each rate
+		) t
 		left join times m on m.task = t.name
-		left join lateral (select r.starts_at as at, r.outcome, r.n from rates r where r.task = t.name) r on true
-		cross join lateral (select count(*) as n from (select from offstage_private.ticket k
-		  where k.lane_id = any (array(select t.id union all select l.id from offstage_private.lane l where l.task_id = t.id)) limit 1000) x) k
+		left join rates r on r.task = t.name
 		order by t.name`
 
 	topQueues = `
 		with rates as (
-		  select s.queue_name, s.outcome, s.starts_at, s.n from offstage.statistics(offstage_private.clock() - interval '1 min', '1 min', by => '{queue,outcome}') s
+		  select s.queue_name, s.outcome, s.starts_at, s.n from offstage.statistics(offstage_private.clock() - interval '1 min', '1 min', by => '{queue,outcome}', times => false) s
 		)
-		select q.name, coalesce(s.paused, false), cardinality(u.claims), coalesce(s.concurrency, 1), p.n, r.at, r.outcome, r.n
-		from offstage_private.queue q
-		cross join lateral (select o.claims from offstage_private.queue_state o where o.queue_id = q.id order by o.queue_id, o.turn limit 1) u
+		select q.name, coalesce(s.paused, false), q.running, coalesce(s.concurrency, 1), q.parked, r.starts_at, r.outcome, r.n
+		from (
+		  select q.id, q.name,
+		    (select cardinality(o.claims) from offstage_private.queue_state o where o.queue_id = q.id order by o.queue_id, o.turn limit 1) as running,
+		    (select count(*) from (select from offstage_private.parked k where k.queue_id = q.id limit 1000) x) as parked
+		  from offstage_private.queue q where q.id <= 256 offset 0
+		) q
 		left join offstage_private.queue_setting s on s.queue_id = q.id
-		cross join lateral (select count(*) as n from (select from offstage_private.parked k where k.queue_id = q.id limit 1000) x) p
-		left join lateral (select r.starts_at as at, r.outcome, r.n from rates r where r.queue_name = q.name) r on true
-		where q.id <= 256
+		left join rates r on r.queue_name = q.name
 		order by q.name`
 )
 
