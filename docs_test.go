@@ -226,7 +226,7 @@ func generate(t *testing.T) string {
 // workerProtocol are the functions that only workers call.
 var workerProtocol = []string{
 	"claim", "task_settings", "register", "heartbeat", "start_suspect", "progress", "sign_off", "settle", "recall", "finish",
-	"promote", "rescue", "tidy", "await_job",
+	"promote", "rescue", "tidy", "await_job", "due_schedules", "tick_schedule", "schedule_failed", "sync_schedules", "saw_schedules",
 }
 
 func TestSQLDocs(t *testing.T) {
@@ -514,6 +514,7 @@ Values may be added, never taken away.
 | ´offstage:settled´ | ´offstage:7´, schema and job | a job that is awaited (´await_job´) has ended |
 | ´offstage:wake´ | the schema | there may be something to claim; for workers |
 | ´offstage:due´ | the schema | a job will be due within three seconds, or a queue is to be handed on; for workers |
+| ´offstage:schedule´ | the schema | a schedule was added or changed, or goes on; for workers |
 | ´offstage:cancel´ | the schema | a running job is to stop; for workers |
 
 Notifications are hints: listen first, then look (´job_status´), and look now and then.

@@ -48,6 +48,10 @@ var hotCalls = []hot{
 	{"job_status", `select t.some()`, `select * from unnest(t.ids()) i, offstage.job_status(i)`, 200},
 	{"explain", `select t.some()`, `select offstage.explain(i) from unnest(t.ids()) i`, 10300}, // counts a queue up to 10,000
 	{"jobs, one of them", `select t.some()`, `select * from offstage.jobs where id = ((select t.ids()))[1]`, 200},
+	{"due_schedules, none", ``, `select * from offstage.due_schedules('{s1,s2,nobody}')`, 20},
+	{"due_schedules, some", `update offstage_private.schedule set due_at = now() - interval '1 s' where name in ('s1', 's2', 's3')`, `select * from offstage.due_schedules('{s1}')`, 30},
+	{"tick_schedule", ``, `select offstage.tick_schedule(1, 0, null, now() + interval '1 h', array[now()])`, 30},
+	{"saw_schedules", ``, `select offstage.saw_schedules('{s1,s2,nobody}')`, 20},
 	{"await_job", ``, `select offstage.await_job(5)`, 20},
 }
 
@@ -120,8 +124,12 @@ func TestPlans(t *testing.T) {
 		select now(), n, now(), now(), 1, 1, 0, 'succeeded' from generate_series(1, $1::integer) n`
 	leases := `insert into offstage_private.lease (claim, worker_id, claimed_at, job_ids)
 		select nextval('offstage_private.claim'), 1000000 + n, now(), '{1}' from generate_series(1, $1::integer / 1000) n`
+	schedules := `insert into offstage_private.schedule (name, source, task, expression, zone, jitter, overlap, known_at, due_at, updated_at, seen_at)
+		select 's' || (select count(*) from offstage_private.schedule) + n, case when n % 2 = 0 then 'crontab' else 'database' end, 'a', '@daily', 'UTC', '0', 'allow',
+			now(), now() + interval '1 day' + n * interval '1 s', now(), case when n % 2 = 0 then now() - interval '1 h' end
+		from generate_series(1, $1::integer) n`
 	add := func(n int) {
-		for _, sql := range []string{grow, some, failed, history, leases} {
+		for _, sql := range []string{grow, some, failed, history, leases, schedules} {
 			pgtest.Do(t, conn, sql, n)
 		}
 	}
@@ -133,7 +141,7 @@ func TestPlans(t *testing.T) {
 	add(20_000) // 100,000 jobs, and as much history
 	measure(t, "grown, never analyzed, old plans", old)
 	measure(t, "grown, never analyzed", db.Conn(t))
-	pgtest.Do(t, conn, "analyze offstage_private.job, offstage_private.ticket, offstage_private.scheduled, offstage_private.parked, offstage_private.queue, offstage_private.queue_state, offstage_private.queue_front, offstage_private.task, offstage_private.lease, offstage_private.history, offstage_private.worker")
+	pgtest.Do(t, conn, "analyze offstage_private.job, offstage_private.ticket, offstage_private.scheduled, offstage_private.parked, offstage_private.queue, offstage_private.queue_state, offstage_private.queue_front, offstage_private.task, offstage_private.lease, offstage_private.history, offstage_private.worker, offstage_private.schedule")
 	measure(t, "analyzed, old plans", old)
 	measure(t, "analyzed", db.Conn(t))
 	pgtest.Do(t, conn, `delete from offstage_private.job j where not failed and key is null and id % 4000 > 1`)
@@ -184,7 +192,7 @@ func measure(t *testing.T, when string, conn *pgx.Conn) {
 			scansBefore, before := read()
 			pgtest.Do(t, conn, h.call)
 			scans, after := read()
-			for _, table := range []string{"job", "ticket", "scheduled", "parked", "history_rest"} {
+			for _, table := range []string{"job", "ticket", "scheduled", "parked", "history_rest", "schedule"} {
 				if scans[table] > scansBefore[table] && h.rows < 10_000 && !strings.HasPrefix(when, "s") {
 					t.Errorf("%s: %s reads all of %s", when, h.name, table)
 				}

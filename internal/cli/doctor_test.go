@@ -128,7 +128,7 @@ func TestDoctorPrivileges(t *testing.T) {
 		}
 	}
 	as := s.db.URL + "&options=-c%20role%3D" + "r_" + s.db.Name
-	s.found(s.visit(Failed, "-c", as), "privileges", "fail", "may not use: offstage.jobs, offstage.queues, offstage.workers, offstage_private.claim, offstage_private.job, offstage_private.job_id, offstage_private.lane_id")
+	s.found(s.visit(Failed, "-c", as), "privileges", "fail", "may not use: offstage.jobs, offstage.queues, offstage.schedules, offstage.workers, offstage_private.claim, offstage_private.job, offstage_private.job_id, offstage_private.lane_id")
 	if _, err := super.Exec(t.Context(), "grant update on offstage_private.job to "+role+"; grant select on all tables in schema offstage to "+role+
 		"; grant usage on all sequences in schema offstage_private to "+role, pgx.QueryExecModeSimpleProtocol); err != nil {
 		t.Fatal(err)
