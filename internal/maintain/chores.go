@@ -1,4 +1,4 @@
-// Package maintain runs the chores that every worker shares: promote, rescue, tidy. Whoever gets a chore's advisory lock
+// Package maintain runs the chores that every worker shares: promote, ticks, rescue, tidy. Whoever gets a chore's advisory lock
 // does it, the others pass; there is no leader. Losing a worker loses no chore.
 package maintain
 
@@ -30,6 +30,8 @@ type Chores struct {
 	Period func() time.Duration
 	// Kick makes promote look now: something may have been scheduled that is due sooner than what was known.
 	Kick <-chan struct{}
+	// Ticker ticks schedules; nil: none are.
+	Ticker *Ticker
 	// Promoted is called when there are new tickets. It must not block.
 	Promoted func()
 	Log      *slog.Logger
@@ -66,6 +68,12 @@ func (c *Chores) session(ctx context.Context, failures *int) error {
 		if err != nil {
 			return err
 		}
+		tick := wait
+		if c.Ticker != nil {
+			if tick, err = c.Ticker.turn(ctx, conn, c.Store); err != nil {
+				return err
+			}
+		}
 		*failures = 0
 		if time.Now().After(rescueAt) {
 			n, err := c.Store.Rescue(ctx, conn, c.Worker)
@@ -84,7 +92,7 @@ func (c *Chores) session(ctx context.Context, failures *int) error {
 			}
 			tidyAt = time.Now().Add(jitter(tidyEvery))
 		}
-		timer := time.NewTimer(max(min(wait, time.Until(rescueAt), time.Until(tidyAt)), 0))
+		timer := time.NewTimer(max(min(wait, tick, time.Until(rescueAt), time.Until(tidyAt)), 0))
 		select {
 		case <-ctx.Done():
 			timer.Stop()
