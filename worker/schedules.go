@@ -11,7 +11,10 @@ import (
 // within moments; those that are gone from all programs are ticked no more. One that the database refuses, because the name
 // is taken, is logged. After an error the old ones hold.
 func (w *Worker) SetSchedules(schedules []offstage.Schedule) error {
-	return w.setSchedules("program", schedules)
+	if err := w.setSchedules("program", schedules); err != nil {
+		return fmt.Errorf("worker: %w", err)
+	}
+	return nil
 }
 
 func (w *Worker) setSchedules(source string, schedules []offstage.Schedule) error {
@@ -22,10 +25,10 @@ func (w *Worker) setSchedules(source string, schedules []offstage.Schedule) erro
 			s.Name = s.Task
 		}
 		if err := maintain.CheckSchedule(s); err != nil {
-			return fmt.Errorf("worker: %w", err)
+			return err
 		}
 		if seen[s.Name] {
-			return fmt.Errorf("worker: two schedules have the name %q: give one of them another Name", s.Name)
+			return fmt.Errorf("two schedules have the name %q: give one of them another Name", s.Name)
 		}
 		seen[s.Name] = true
 		list[i] = s

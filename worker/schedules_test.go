@@ -178,3 +178,40 @@ func ExampleConfig_schedules() {
 	fmt.Println("the database knows both;", <-stopped)
 	// Output: the database knows both; <nil>
 }
+
+func TestCrontab(t *testing.T) {
+	s := newStage(t)
+	w, all := s.ticking(worker.Config{Schedules: []offstage.Schedule{everySecond("program")}})
+	err := w.SetCrontab("# all there is\n* * * * * * tick ?id=file&tz=Europe/Berlin&queue=q&max=7&priority=-3&jobKey=k&jobKeyMode=preserve_run_at&jitter=1s" +
+		"&from=2020-01-01&until=2999-12-31&overlap=skip&catchup=12 {Whose: 'file',}\n0 4 * * * tick ?id=other&fill=4w3d2h1m5s\n@daily plain\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, bad := range []string{"* * * * tick", "@daily tick ?catchup=1001", "@daily tick\n@daily tick"} {
+		if err := w.SetCrontab(bad); err == nil || !strings.HasPrefix(err.Error(), "crontab: ") {
+			t.Errorf("%q: %v", bad, err)
+		}
+	}
+	s.run(w)
+	s.eventually(func() bool { return all.count("file") > 0 && all.count("program") > 0 }, "no ticks")
+	list, err := s.client.Schedules(s.ctx())
+	if err != nil || len(list) != 4 {
+		t.Fatalf("%+v %v", list, err)
+	}
+	berlin, err := time.LoadLocation("Europe/Berlin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := list[0]
+	if got.Name != "file" || got.Source != "crontab" || got.Task != "tick" || got.Expression != "* * * * * *" || got.TimeZone != "Europe/Berlin" || got.Queue != "q" || got.MaxAttempts != 7 ||
+		got.Priority != -3 || got.Key != "k" || got.KeyMode != offstage.PreserveRunAt || got.Jitter != time.Second || !got.SkipOverlap || got.Catchup != "12" ||
+		!got.From.Equal(time.Date(2020, 1, 1, 0, 0, 0, 0, berlin)) || !got.Until.Equal(time.Date(2999, 12, 31, 23, 59, 59, 0, berlin)) {
+		t.Errorf("%+v", got)
+	}
+	if other := list[1]; other.Name != "other" || other.Fill != 31*24*time.Hour+2*time.Hour+time.Minute+5*time.Second || other.Catchup != "" {
+		t.Errorf("%+v", other)
+	}
+	if plain := list[2]; plain.Name != "plain" || plain.Expression != "@daily" || plain.MaxAttempts != 0 || plain.Key != "" || plain.KeyMode != "" {
+		t.Errorf("%+v", plain)
+	}
+}
