@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"reflect"
 	"strings"
 	"testing"
@@ -13,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/offstage-dev/offstage"
+	"github.com/offstage-dev/offstage/internal/cron"
 )
 
 func TestEveryPartOfAScheduleArrives(t *testing.T) {
@@ -117,6 +119,34 @@ func TestSchedules(t *testing.T) {
 	}
 	if _, err := c.Get(ctx, id); err != nil {
 		t.Errorf("its job is gone: %v", err)
+	}
+}
+
+// What docs/schedules.md shows works as it stands.
+func TestSchedulesPage(t *testing.T) {
+	s := newStage(t)
+	b, err := os.ReadFile("docs/schedules.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	block := func(begins string) string {
+		_, after, ok := strings.Cut(string(b), begins)
+		if !ok {
+			t.Fatalf("the page has no block that begins with %q", begins)
+		}
+		text, _, _ := strings.Cut(after, "```")
+		return text
+	}
+	for statement := range strings.SplitAfterSeq(block("```sql\n"), ";\n") {
+		s.exec(statement)
+	}
+	if n := one[int](s, "select count(*) from offstage.jobs"); n != 1 {
+		t.Errorf("%d jobs", n)
+	}
+	crontab := block("```\n# minute")
+	items, err := cron.ParseCrontab("#" + crontab)
+	if err != nil || len(items) != 4 {
+		t.Errorf("%d items, %v in\n%s", len(items), err, crontab)
 	}
 }
 
