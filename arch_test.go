@@ -23,14 +23,15 @@ var layers = map[string][]string{
 	"internal/pgtest":       {"schema", "internal/devpg"},
 	"":                      {"internal/wake"},
 	"internal/store":        {""},
-	"internal/maintain":     {"internal/store", "internal/wake"},
-	"worker":                {"", "schema", "internal/store", "internal/wake", "internal/maintain"},
+	"internal/maintain":     {"internal/cron", "internal/store", "internal/wake"},
+	"worker":                {"", "schema", "internal/store", "internal/wake", "internal/maintain", "internal/cron"},
 	"internal/runner/tasks": {},
 	"internal/runner/lines": {},
 	"internal/runner/exec":  {"", "worker", "internal/runner/tasks", "internal/runner/lines"},
 	"internal/runner/node":  {"", "worker", "internal/runner/tasks", "internal/runner/lines", "internal/store"},
 	"internal/cli": {
-		"", "schema", "worker", "internal/devpg", "internal/store", "internal/wake", "internal/runner/exec", "internal/runner/node", "internal/runner/tasks",
+		"", "schema", "worker", "internal/cron", "internal/devpg", "internal/store", "internal/wake", "internal/runner/exec", "internal/runner/node",
+		"internal/runner/tasks",
 	},
 	"internal/demo": {
 		"", "schema", "worker", "internal/cli", "internal/devpg", "internal/runner/exec", "internal/runner/node", "internal/runner/tasks",

@@ -126,6 +126,8 @@ func fault(err error) error {
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) {
 		switch pg.Code {
+		case "OS002":
+			return fmt.Errorf("%w: %w", ErrNoSchedule, err)
 		case "42883", "3F000", "42P01":
 			return fmt.Errorf("%w (offstage migrate installs it): %w", ErrNotInstalled, err)
 		}

@@ -227,6 +227,7 @@ func generate(t *testing.T) string {
 var workerProtocol = []string{
 	"claim", "task_settings", "register", "heartbeat", "start_suspect", "report", "sign_off", "settle", "recall", "finish",
 	"promote", "rescue", "tidy", "roll_up", "chore_ran",
+	"due_schedules", "tick_schedule", "schedule_failed", "sync_schedules", "saw_schedules",
 }
 
 func TestSQLDocs(t *testing.T) {
@@ -514,6 +515,7 @@ Values may be added, never taken away.
 | ´offstage:settled´ | ´offstage:7´, schema and job | a job that is awaited (´await_job´) has ended |
 | ´offstage:wake´ | the schema | there may be something to claim; for workers |
 | ´offstage:due´ | the schema | a job will be due within three seconds, or a queue is to be handed on; for workers |
+| ´offstage:schedule´ | the schema | a schedule was added or changed, or goes on; for workers |
 | ´offstage:cancel´ | the schema | a running job is to stop; for workers |
 
 Notifications are hints: listen first, then look (´job_status´), and look now and then.

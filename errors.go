@@ -10,6 +10,8 @@ import (
 var (
 	// ErrNotFound: no job of that id is known, neither live nor in history.
 	ErrNotFound = errors.New("job not found")
+	// ErrNoSchedule: no schedule of that name is known.
+	ErrNoSchedule = errors.New("schedule not found")
 	// ErrLost: the claim is gone (the job was rescued, released or its worker was declared dead); nothing was written.
 	ErrLost = errors.New("claim lost")
 	// ErrNotInstalled: the database holds no Offstage schema of that name.

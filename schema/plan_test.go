@@ -65,6 +65,10 @@ var hotCalls = []hot{
 	{"job_outcomes, ended", ``, `select * from offstage.job_outcomes('{1,2,3,-5}')`, 50},
 	{"settle, awaited", `select t.claim(10, 'a'), offstage.await_jobs((t.ids())[1:5])`, `select * from offstage.settle(1, t.claims(), t.ids(), job_ctids => t.ctids())`, 120},
 	{"finish, awaited", `select t.claim(1, 'a'), offstage.await_jobs(t.ids())`, `select offstage.finish(1, c, i) from unnest(t.claims(), t.ids()) x (c, i)`, 60},
+	{"due_schedules, none", ``, `select * from offstage.due_schedules('{s1,s2,nobody}')`, 20},
+	{"due_schedules, some", `update offstage_private.schedule set due_at = now() - interval '1 s' where name in ('s1', 's2', 's3')`, `select * from offstage.due_schedules('{s1}')`, 30},
+	{"tick_schedule", ``, `select offstage.tick_schedule(1, 0, null, now() + interval '1 h', array[now()])`, 30},
+	{"saw_schedules", ``, `select offstage.saw_schedules('{s1,s2,nobody}')`, 20},
 }
 
 // planStage has what the calls need: t.claim claims, and says in t.claims and t.ids what.
@@ -148,8 +152,12 @@ func TestPlans(t *testing.T) {
 	statistics := `with x as (select now() - interval '1 h' - n * interval '1 min' as at from generate_series(1, $1::integer / 20) n),
 		m as (insert into offstage_private.statistic_minute select at, 1, 0, 'succeeded', 1, '{1}', '{1}' from x on conflict do nothing)
 		insert into offstage_private.statistic_hour select at, 1, 0, 'succeeded', 1, '{1}', '{1}' from x on conflict do nothing`
+	schedules := `insert into offstage_private.schedule (name, source, task, expression, zone, jitter, overlap, known_at, due_at, updated_at, seen_at)
+		select 's' || (select count(*) from offstage_private.schedule) + n, case when n % 2 = 0 then 'crontab' else 'database' end, 'a', '@daily', 'UTC', '0', 'allow',
+			now(), now() + interval '1 day' + n * interval '1 s', now(), case when n % 2 = 0 then now() - interval '1 h' end
+		from generate_series(1, $1::integer) n`
 	add := func(n int) {
-		for _, sql := range []string{grow, some, failed, history, log, leases, waiters, statistics} {
+		for _, sql := range []string{grow, some, failed, history, log, leases, waiters, statistics, schedules} {
 			pgtest.Do(t, conn, sql, n)
 		}
 	}
@@ -161,7 +169,7 @@ func TestPlans(t *testing.T) {
 	add(20_000) // 100,000 jobs, and as much history
 	measure(t, "grown, never analyzed, old plans", old)
 	measure(t, "grown, never analyzed", db.Conn(t))
-	pgtest.Do(t, conn, "analyze offstage_private.job, offstage_private.ticket, offstage_private.scheduled, offstage_private.parked, offstage_private.queue, offstage_private.queue_state, offstage_private.queue_front, offstage_private.task, offstage_private.lease, offstage_private.history, offstage_private.worker, offstage_private.statistic_raw, offstage_private.statistic_minute, offstage_private.statistic_hour")
+	pgtest.Do(t, conn, "analyze offstage_private.job, offstage_private.ticket, offstage_private.scheduled, offstage_private.parked, offstage_private.queue, offstage_private.queue_state, offstage_private.queue_front, offstage_private.task, offstage_private.lease, offstage_private.history, offstage_private.worker, offstage_private.statistic_raw, offstage_private.statistic_minute, offstage_private.statistic_hour, offstage_private.schedule")
 	measure(t, "analyzed, old plans", old)
 	measure(t, "analyzed", db.Conn(t))
 	pgtest.Do(t, conn, `delete from offstage_private.job j where not failed and key is null and id % 4000 > 1`)
@@ -212,7 +220,7 @@ func measure(t *testing.T, when string, conn *pgx.Conn) {
 			scansBefore, before := read()
 			pgtest.Do(t, conn, h.call)
 			scans, after := read()
-			for _, table := range []string{"job", "ticket", "scheduled", "parked", "history_rest", "log_rest", "waiter", "statistic_raw", "statistic_minute", "statistic_hour"} {
+			for _, table := range []string{"job", "ticket", "scheduled", "parked", "history_rest", "log_rest", "schedule", "waiter", "statistic_raw", "statistic_minute", "statistic_hour"} {
 				if scans[table] > scansBefore[table] && h.rows < 10_000 && !strings.HasPrefix(when, "s") {
 					t.Errorf("%s: %s reads all of %s", when, h.name, table)
 				}

@@ -39,6 +39,10 @@ type Config struct {
 	// wait (explain).
 	Unable map[string]string
 
+	// Schedules add jobs at the times that they name, for whatever task, as long as a worker with them runs. Workers tick
+	// schedules of the database besides (offstage.Client.AddSchedule).
+	Schedules []offstage.Schedule
+
 	// Middleware wraps every attempt, the first one outermost.
 	Middleware []func(Handler) Handler
 

@@ -30,7 +30,7 @@ var errDeclaredDead = errors.New("declared dead")
 //	beater        heartbeats; learns of cancelled jobs, settings, its own death    beat.go
 //	reporter      sends the logs and the progress of running attempts              report.go
 //	watchdog      stops claiming, then cancels attempts, while no heartbeat lands  beat.go
-//	chores        promote, rescue, tidy                                            internal/maintain
+//	chores        promote, ticks, rescue, statistics, tidy, indexes                 internal/maintain
 //	listener      wakes                                                            internal/wake
 //
 // Fields under mu belong to whoever holds it; the others say who writes them.
@@ -148,8 +148,13 @@ func (s *session) run(ctx context.Context, once bool) error {
 		Store: s.store, Connect: s.w.connect, Worker: s.id, Log: s.log, Kick: s.chore, Promoted: s.wakeUp,
 		Period: func() time.Duration { return time.Duration(s.period.Load()) },
 	}
+	if !once {
+		chores.Ticker = s.w.ticker
+		wakeChores := func() { kick(s.chore) }
+		s.w.kickChores.Store(&wakeChores)
+	}
 	keepers.Go(func() error { return chores.Run(alive) })
-	listener := wake.Listener{Connect: s.w.connect, Channels: []string{"offstage:wake", "offstage:due", "offstage:cancel"}, On: s.heard, Log: s.log}
+	listener := wake.Listener{Connect: s.w.connect, Channels: []string{"offstage:wake", "offstage:due", "offstage:cancel", "offstage:schedule"}, On: s.heard, Log: s.log}
 	keepers.Go(func() error { return listener.Run(alive) })
 
 	var runners errgroup.Group
@@ -284,7 +289,11 @@ func (s *session) heard(channel, payload string) {
 		kick(s.chore)
 	case "offstage:wake":
 		s.wakeUp()
+	case "offstage:schedule":
+		s.w.ticker.Look()
+		kick(s.chore)
 	default: // connected: anything may have been missed
+		s.w.ticker.Look()
 		kick(s.chore)
 		s.wakeUp()
 	}

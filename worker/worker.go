@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/offstage-dev/offstage/internal/maintain"
 	"github.com/offstage-dev/offstage/internal/store"
 	"github.com/offstage-dev/offstage/internal/wake"
 	"github.com/offstage-dev/offstage/schema"
@@ -26,6 +27,9 @@ type Worker struct {
 	tasks   map[string]task
 	order   []string // names, in the order of registration
 	running atomic.Bool
+
+	ticker     *maintain.Ticker
+	kickChores atomic.Pointer[func()] // the session's, while there is one
 }
 
 type task struct {
@@ -43,7 +47,10 @@ func New(pool *pgxpool.Pool, cfg Config) (*Worker, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &Worker{cfg: cfg, store: store.New(cfg.Schema), tasks: map[string]task{}}
+	w := &Worker{cfg: cfg, store: store.New(cfg.Schema), tasks: map[string]task{}, ticker: maintain.NewTicker(cfg.Log)}
+	if err := w.SetSchedules(cfg.Schedules); err != nil {
+		return nil, err
+	}
 	plain := wake.Connector(pool)
 	w.connect = func(ctx context.Context) (*pgx.Conn, error) {
 		conn, err := plain(ctx)

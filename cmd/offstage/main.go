@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	_ "time/tzdata" // schedules name zones, and not every system has them
 
 	"github.com/offstage-dev/offstage/internal/cli"
 )

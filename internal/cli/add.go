@@ -72,25 +72,16 @@ With --wait, waits until the job has ended, prints its result, and fails if the 
 		}
 		if runAt != "" {
 			var err error
-			if o.RunAt, err = parseTime(runAt); err != nil {
+			if o.RunAt, err = parseTime(runAt, time.Local); err != nil {
 				return fmt.Errorf("--run-at: %w", err)
 			}
 		}
 		var payload json.RawMessage
 		if len(args) == 2 {
-			text := []byte(args[1])
-			where := "the payload"
-			if args[1] == "-" {
-				where = "the payload on stdin"
-				var err error
-				if text, err = io.ReadAll(io.LimitReader(a.Stdin, maxPayload)); err != nil {
-					return fmt.Errorf("read %s: %w", where, err)
-				}
+			var err error
+			if payload, err = a.readPayload(args[1]); err != nil {
+				return err
 			}
-			if err := checkJSON(text); err != nil {
-				return fmt.Errorf("%s is not JSON: %w", where, err)
-			}
-			payload = text
 		}
 		return a.run(func(ctx context.Context, args []string) error { return a.add(ctx, args[0], payload, o, wait) })(cmd, args)
 	}
@@ -230,13 +221,29 @@ func checkJSON(text []byte) error {
 	return errors.New(text2)
 }
 
-// parseTime reads a moment; one without a zone is local.
-func parseTime(text string) (time.Time, error) {
+// readPayload is the payload of an argument, or of stdin.
+func (a *app) readPayload(arg string) (json.RawMessage, error) {
+	text, where := []byte(arg), "the payload"
+	if arg == "-" {
+		where = "the payload on stdin"
+		var err error
+		if text, err = io.ReadAll(io.LimitReader(a.Stdin, maxPayload)); err != nil {
+			return nil, fmt.Errorf("read %s: %w", where, err)
+		}
+	}
+	if err := checkJSON(text); err != nil {
+		return nil, fmt.Errorf("%s is not JSON: %w", where, err)
+	}
+	return text, nil
+}
+
+// parseTime reads a moment; one without an offset is one of the zone's clocks.
+func parseTime(text string, zone *time.Location) (time.Time, error) {
 	if t, err := time.Parse(time.RFC3339Nano, text); err == nil {
 		return t, nil
 	}
 	for _, layout := range []string{"2006-01-02 15:04", "2006-01-02 15:04:05", "2006-01-02T15:04", "2006-01-02T15:04:05", "2006-01-02"} {
-		if t, err := time.ParseInLocation(layout, text, time.Local); err == nil {
+		if t, err := time.ParseInLocation(layout, text, zone); err == nil {
 			return t, nil
 		}
 	}

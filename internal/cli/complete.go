@@ -87,6 +87,16 @@ func (a *app) completeFirst(values live) completion {
 	}
 }
 
+// completeNth completes the n-th argument with the n-th of these.
+func (a *app) completeNth(values ...live) completion {
+	return func(cmd *cobra.Command, args []string, toComplete string) ([]string, cobra.ShellCompDirective) {
+		if len(args) >= len(values) {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		return a.completer(values[len(args)])(cmd, args, toComplete)
+	}
+}
+
 func fixed(values ...string) completion {
 	return cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)
 }

@@ -29,7 +29,7 @@ func (a *app) devCommand() *cobra.Command {
 		Use:   "dev",
 		Short: "Start a private PostgreSQL, install the schema, and run the tasks of ./tasks",
 		Long: `Starts a private PostgreSQL, installs the schema, and runs a worker for the tasks of ./tasks. Until Ctrl-C, which stops all
-of it. The data is kept, outside of the project, and there again next time. Tasks that are changed are loaded anew.
+of it. The data is kept, outside of the project, and there again next time. Tasks that are changed are loaded anew, and so is ./crontab.
 
 Where a database is named (--database-url, DATABASE_URL, PG*), that one is used, and no PostgreSQL is started. Otherwise
 the other commands, called in the same directory, find the private one by themselves.`,
@@ -38,6 +38,7 @@ the other commands, called in the same directory, find the private one by themse
 		Args: a.subcommands,
 	}
 	w.register(c)
+	w.watch = true
 	c.Flags().StringVar(&data, "data", "", "where the private PostgreSQL keeps its data (default: a directory of the user's, one for each project)")
 	c.Flags().BoolVar(&temporary, "temporary", false, "throw the data away at the end")
 	c.MarkFlagsMutuallyExclusive("data", "temporary")

@@ -64,6 +64,7 @@ var checks = []struct {
 	{"indexes", true, (*doctor).indexes},
 	{"chores", true, (*doctor).chores},
 	{"workers", true, (*doctor).workers},
+	{"schedules", true, (*doctor).schedules},
 }
 
 func (a *app) doctorCommand() *cobra.Command {
@@ -71,7 +72,8 @@ func (a *app) doctorCommand() *cobra.Command {
 		Use:   "doctor",
 		Short: "Look for what is wrong with the database, the connection and the installation",
 		Long: `Connects, and looks: version and settings of the server, clock, connections left, poolers in between, LISTEN, schema,
-privileges, functions that differ from those of this program, old snapshots and who holds them, autovacuum, indexes, chores, workers.
+privileges, functions that differ from those of this program, old snapshots and who holds them, autovacuum, indexes, chores,
+workers, schedules.
 Changes nothing. Every finding says what to do. Exit code 1 if any check fails, 5 if there is no connection.`,
 		Args: cobra.NoArgs,
 		RunE: a.run(func(ctx context.Context, _ []string) error { return a.doctor(ctx) }),

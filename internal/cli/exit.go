@@ -83,12 +83,16 @@ func (a *app) classify(err error) (code int, next string) {
 		return Failed, "install a newer Offstage: go install github.com/offstage-dev/offstage/cmd/offstage@latest"
 	case errors.Is(err, offstage.ErrNotFound):
 		return NotFound, "jobs that have not ended: " + a.command("jobs list")
+	case errors.Is(err, offstage.ErrNoSchedule):
+		return NotFound, "schedules: " + a.command("schedules list")
 	case errors.As(err, &connect), errors.As(err, &network):
 		return Unreachable, a.unreachable(err)
 	case errors.As(err, &pg):
 		switch {
 		case strings.HasPrefix(pg.Code, "08"), pg.Code == "57P01", pg.Code == "57P02", pg.Code == "57P03":
 			return Unreachable, a.unreachable(err)
+		case pg.Code == "55006":
+			return Refused, ""
 		case pg.Code == "42501":
 			return Failed, "the role lacks rights; see what: " + a.command("doctor")
 		case pg.Code == "25006":

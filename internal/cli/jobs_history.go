@@ -53,7 +53,7 @@ func (a *app) jobsHistoryCommand() *cobra.Command {
 		if before != "" {
 			at, id, _ := strings.Cut(before, ",")
 			var err error
-			if filter.Before, err = parseTime(at); err != nil {
+			if filter.Before, err = parseTime(at, time.Local); err != nil {
 				return fmt.Errorf("--before: %w", err)
 			}
 			if id != "" {

@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -28,6 +30,9 @@ type Main struct {
 	// Keys says that keys can be read: Stdin is a terminal.
 	Keys bool
 
+	// Hangups gets SIGHUP while a worker runs, until stop is called. nil: nobody sends any.
+	Hangups func() (signals <-chan os.Signal, stop func())
+
 	// Project is the directory the program was called in. Default: the working directory.
 	Project string
 	// Notes is where offstage dev notes how to reach its server, so that the other commands find it. "": nowhere.
@@ -39,6 +44,11 @@ func OS() Main {
 	m := Main{
 		Args: os.Args[1:], Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Getenv: os.Getenv,
 		OutTerminal: isTerminal(os.Stdout), ErrTerminal: isTerminal(os.Stderr),
+	}
+	m.Hangups = func() (<-chan os.Signal, func()) {
+		signals := make(chan os.Signal, 1)
+		signal.Notify(signals, syscall.SIGHUP)
+		return signals, func() { signal.Stop(signals) }
 	}
 	m.Keys = isTerminal(os.Stdin)
 	m.Ask = m.Keys && m.ErrTerminal
@@ -155,7 +165,7 @@ The database is the one of --database-url, else of DATABASE_URL, else of the PG*
 
 	for group, commands := range map[string][]*cobra.Command{
 		serving: {a.devCommand(), a.workerCommand()},
-		working: {a.addCommand(), a.jobsCommand(), a.queuesCommand(), a.tasksCommand(), a.topCommand(), a.workersCommand()},
+		working: {a.addCommand(), a.jobsCommand(), a.schedulesCommand(), a.queuesCommand(), a.tasksCommand(), a.topCommand(), a.workersCommand()},
 		caring:  {a.migrateCommand(), a.doctorCommand(), a.benchCommand(), a.versionCommand(), a.completionCommand()},
 	} {
 		for _, c := range commands {

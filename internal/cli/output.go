@@ -49,6 +49,7 @@ func (a *app) colours() bool     { return a.Getenv("NO_COLOR") == "" && a.Getenv
 var stateColours = map[string]string{
 	"running": blue, "waiting": green, "scheduled": dim, "parked": dim, "paused": yellow, "failed": red,
 	"succeeded": green, "cancelled": yellow, "retried": yellow, "rescued": yellow,
+	"on": green, "overdue": red, "failing": red, "over": dim,
 	"alive": green, "silent": red, "dead": red, "draining": yellow, "ok": green, "warn": yellow, "fail": red,
 }
 

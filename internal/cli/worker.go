@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -33,6 +34,10 @@ type workerFlags struct {
 	level      slog.Level
 	taskChosen bool
 
+	crontab       string
+	crontabChosen bool
+	watch         bool // the crontab file, for changes
+
 	node          string
 	nodeProcesses int
 }
@@ -40,6 +45,7 @@ type workerFlags struct {
 func (w *workerFlags) register(c *cobra.Command) {
 	f := c.Flags()
 	f.StringVar(&w.tasks, "tasks", "./tasks", "the directory of tasks: JavaScript, TypeScript and executables, named after the task")
+	f.StringVar(&w.crontab, "crontab", defaultCrontab, "the file of schedules, as Graphile Worker reads it; the default is used where it exists")
 	f.IntVarP(&w.jobs, "jobs", "j", 10, "how many jobs run at a time")
 	f.StringVar(&w.node, "node", "", "the Node.js that runs JavaScript and TypeScript tasks (default: node on the PATH)")
 	f.IntVar(&w.nodeProcesses, "node-processes", 0, "how many Node processes share the jobs (default: one for each core, at most --jobs)")
@@ -56,8 +62,10 @@ func (w *workerFlags) register(c *cobra.Command) {
 }
 
 func (w *workerFlags) check(cmd *cobra.Command) error {
-	w.taskChosen = cmd.Flags().Changed("tasks")
+	w.taskChosen, w.crontabChosen = cmd.Flags().Changed("tasks"), cmd.Flags().Changed("crontab")
 	switch {
+	case w.once && w.crontabChosen:
+		return errors.New("--once runs what is there, and no schedules; leave --crontab out")
 	case w.jobs < 1 || w.jobs > 10000:
 		return fmt.Errorf("--jobs is %d; use 1 to 10000", w.jobs)
 	case w.nodeProcesses < 0 || w.nodeProcesses > 1000:
@@ -83,6 +91,8 @@ JavaScript and TypeScript (.js .cjs .mjs .ts .mts) export a function (payload, h
 An executable, such as tasks/users/welcome.sh, gets {"payload": …} on stdin and the job's facts in its environment; exit
 status 0 is success, its output is the job's log, and JSON that it writes to the file $OFFSTAGE_RESULT is the job's result.
 Lines such as "50 half of it" that it writes to $OFFSTAGE_PROGRESS say how far it is, in percent.
+
+Schedules are those of the database (offstage schedules) and of the crontab file, which SIGHUP reads again.
 
 The first SIGINT or SIGTERM stops it gracefully, with exit code 0; a second one at once, with 130. It never migrates.`,
 		Example: `  offstage worker --tasks ./tasks --jobs 4
@@ -143,6 +153,15 @@ func (a *app) serve(ctx context.Context, db *database, flags *workerFlags, staff
 	if flags.once {
 		return stopped(ctx, w.RunOnce(ctx))
 	}
+	follow, err := a.schedules(w, flags, log)
+	if err != nil {
+		return err
+	}
+	ctx, stop := context.WithCancel(ctx)
+	var following sync.WaitGroup
+	defer following.Wait()
+	defer stop()
+	following.Go(func() { follow(ctx, stop) })
 	return stopped(ctx, w.Run(ctx))
 }
 

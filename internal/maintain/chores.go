@@ -32,8 +32,10 @@ type Chores struct {
 	Worker  int32
 	// Period is the heartbeat's: rescue is tried as often.
 	Period func() time.Duration
-	// Kick makes promote look now: something may have been scheduled that is due sooner than what was known.
+	// Kick makes promote and ticks look now: something may have been scheduled that is due sooner than what was known.
 	Kick <-chan struct{}
+	// Ticker ticks schedules; nil: none are.
+	Ticker *Ticker
 	// Promoted is called when there are new tickets. It must not block.
 	Promoted func()
 	Log      *slog.Logger
@@ -45,18 +47,23 @@ type chore struct {
 	period func() time.Duration
 	do     func(ctx context.Context, conn *pgx.Conn, as store.Chore) (again time.Duration, err error)
 
+	kicked   bool      // due at once after a kick
 	at       time.Time // when it is due
 	failures int       // in a row
 }
 
-// quick are the chores that take milliseconds; promote, which is kicked, is the first.
+// quick are the chores that take milliseconds.
 func (c *Chores) quick() []*chore {
-	return []*chore{
-		{name: "promote", period: every(promoteAtLeast), do: c.promote},
+	quick := []*chore{
+		{name: "promote", period: every(promoteAtLeast), do: c.promote, kicked: true},
 		{name: "rescue", period: c.Period, do: c.rescue, at: time.Now().Add(jitter(c.Period()))},
 		{name: "statistics", period: every(rollUpEvery), do: c.rollUp, at: time.Now().Add(rand.N(rollUpEvery))},
 		{name: "tidy", period: every(tidyEvery), do: c.tidy, at: time.Now().Add(rand.N(5 * time.Second))},
 	}
+	if c.Ticker != nil {
+		quick = append(quick, &chore{name: "ticks", period: every(lookAtLeast), do: c.ticks, kicked: true})
+	}
+	return quick
 }
 
 // slow are those that may take minutes, and so have a connection of their own while they are at it.
@@ -77,7 +84,7 @@ func (c *Chores) Run(ctx context.Context) error {
 	return both.Wait()
 }
 
-// loop does these chores as they become due; a kick makes the first one so. The connection is kept in between, or not.
+// loop does these chores as they become due; a kick makes some of them so. The connection is kept in between, or not.
 func (c *Chores) loop(ctx context.Context, chores []*chore, kick <-chan struct{}, keep bool) {
 	var conn *pgx.Conn
 	drop := func() {
@@ -164,8 +171,10 @@ func wait(ctx context.Context, chores []*chore, kick <-chan struct{}) {
 		case <-ctx.Done():
 		case <-timer.C:
 		}
-		if chores[0].failures == 0 {
-			chores[0].at = time.Time{}
+		for _, x := range chores {
+			if x.kicked && x.failures == 0 {
+				x.at = time.Time{}
+			}
 		}
 	}
 }
@@ -190,6 +199,10 @@ func (c *Chores) promote(ctx context.Context, conn *pgx.Conn, as store.Chore) (t
 		}
 		return min(next, jitter(as.Period)), nil
 	}
+}
+
+func (c *Chores) ticks(ctx context.Context, conn *pgx.Conn, as store.Chore) (time.Duration, error) {
+	return c.Ticker.turn(ctx, conn, c.Store, as)
 }
 
 func (c *Chores) rescue(ctx context.Context, conn *pgx.Conn, as store.Chore) (time.Duration, error) {

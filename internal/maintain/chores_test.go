@@ -82,9 +82,14 @@ func (s *stage) schedule(n int, first, within time.Duration) {
 // run runs chores until the test ends.
 func (s *stage) run(kick <-chan struct{}) {
 	s.t.Helper()
+	s.runWith(kick, nil)
+}
+
+func (s *stage) runWith(kick <-chan struct{}, ticker *maintain.Ticker) {
+	s.t.Helper()
 	connect := wake.Connector(s.pool)
 	c := maintain.Chores{
-		Store: store.New("offstage"), Connect: connect, Kick: kick, Log: slog.New(slog.DiscardHandler),
+		Store: store.New("offstage"), Connect: connect, Kick: kick, Ticker: ticker, Log: slog.New(slog.DiscardHandler),
 		Period: func() time.Duration { return time.Second }, Promoted: func() { s.promoted.Add(1) },
 	}
 	ctx, cancel := context.WithCancel(context.Background())
