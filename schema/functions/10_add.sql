@@ -77,7 +77,7 @@ create or replace function offstage_private.new_job(
   priority integer, flags jsonb, notify_channel text, options json) returns offstage_private.job
 language sql volatile as $$
   select row (id, coalesce(run_at, now()), now(), now(), 0, task_id, lane_id, queue_id, 0, coalesce(priority, 0), 0, max_attempts, 0, false,
-    coalesce(payload, '{}'), job_key, flags, null, notify_channel, options)::offstage_private.job
+    coalesce(payload, '{}'), job_key, flags, null, notify_channel, options, null)::offstage_private.job
 $$;
 
 -- Adds a job under a job_key, or changes the one that has it. See job_key_mode in docs/sql-api.md.
@@ -85,33 +85,41 @@ create or replace function offstage_private.add_keyed(
   new offstage_private.job, job_key_mode text, with_payload boolean) returns offstage_private.job
 language plpgsql as $$
 declare
+  dedupe boolean := job_key_mode = 'unsafe_dedupe';
+  serializable boolean := current_setting('transaction_isolation') = 'serializable';
+  fresh boolean;
+  found_job record;  -- the row and where it is; locked, so that it stays there
   old offstage_private.job;
-  job_ctid tid;
   at timestamptz := offstage_private.clock();
 begin
   loop
-    -- Inserting first, instead of looking first, reads no index: so two SERIALIZABLE callers with different keys do not
-    -- disturb each other. Where both keys are there and are to be replaced they may, because unplace() reads the
-    -- indexes of the places, and PostgreSQL remembers pages.
-    if job_key_mode = 'unsafe_dedupe' then
+    if dedupe or serializable then
+      -- Reads no index, of which PostgreSQL would remember pages: so two SERIALIZABLE callers with different keys do not
+      -- disturb each other. For the same reason rows are found by their ctid from here on, and see unplace().
       insert into offstage_private.job as j select new.* on conflict (key) where key is not null
-        do update set revision = j.revision + 1, updated_at = now() returning j.* into old;
-      exit when old.id <> new.id;
-      perform offstage_private.place(new, at);
-      return new;
+        do update set revision = j.revision + dedupe::integer, updated_at = case when dedupe then now() else j.updated_at end
+        returning j.ctid, j as job into found_job;
+      fresh := (found_job.job).id = new.id;
+    else
+      insert into offstage_private.job as j select new.* on conflict (key) where key is not null do nothing
+        returning j.ctid, j as job into found_job;
+      fresh := found;
+      if not fresh then
+        select j.ctid, j as job into found_job from offstage_private.job j where j.key = new.key for update;
+        continue when not found;
+      end if;
     end if;
-    insert into offstage_private.job select new.* on conflict (key) where key is not null do nothing returning ctid into job_ctid;
-    if found then
-      perform offstage_private.place(new, at, job_ctid);
+    if fresh then
+      update offstage_private.job j set place = offstage_private.place(new, at) where j.ctid = found_job.ctid;
       return new;
     end if;
 
-    select j.* into old from offstage_private.job j where j.key = new.key for update;
-    continue when not found;
+    old := found_job.job;
+    exit when dedupe;
     if old.failed or not offstage_private.unplace(old) then
       -- Running or failed: it keeps what it is but not its key, and will not be tried again.
       update offstage_private.job j set key = null, attempts = offstage_private.attempts_of(j) - (not j.failed)::integer, updated_at = now()
-      where j.id = old.id;
+      where j.ctid = found_job.ctid;
       continue;
     end if;
 
@@ -129,9 +137,9 @@ begin
     update offstage_private.job j set
       run_at = new.run_at, updated_at = now(), task_id = new.task_id, lane_id = new.lane_id, queue_id = new.queue_id,
       revision = new.revision, priority = new.priority, attempts = 0, max_attempts = new.max_attempts,
-      payload = new.payload, flags = new.flags, last_error = null, notify_channel = new.notify_channel, options = new.options
-    where j.id = old.id;
-    perform offstage_private.place(new, at);
+      payload = new.payload, flags = new.flags, last_error = null, notify_channel = new.notify_channel, options = new.options,
+      place = offstage_private.place(new, at)
+    where j.ctid = found_job.ctid;
     return new;
   end loop;
   return old;
