@@ -147,10 +147,31 @@ language sql as $$
   select 1 where false;  -- so that a call answers null, as graphile_worker's does
 $$;
 
--- Partitions of a table that has one a day, in UTC, by this column: made two days ahead, dropped whole. Neither waits long
--- for readers: it comes again. The first worker makes the first day's, while the rest is empty: attaching one reads all of
--- that. Called by tidy().
-create or replace function offstage_private.tidy_days(of_table text, of_column text, at timestamptz, keep_days integer) returns void
+-- Throws away what is older than keep_days of a table that has a partition a day, in UTC, by this column: whole partitions,
+-- and what the rest has taken. Does not wait long for readers: it comes again. Called by tidy().
+create or replace function offstage_private.drop_days(of_table text, of_column text, at timestamptz, keep_days integer) returns void
+language plpgsql as $$
+declare
+  part text;
+begin
+  begin
+    for part in
+      select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid
+      where i.inhparent = to_regclass('offstage_private.' || of_table) and c.relname ~ ('^' || of_table || '_[0-9]{8}$')
+        and to_date(right(c.relname, 8), 'YYYYMMDD') < (at at time zone 'UTC')::date - keep_days
+    loop
+      execute format('drop table offstage_private.%I', part);
+    end loop;
+  exception when lock_not_available then
+    null;  -- somebody reads it; the next call is in a minute
+  end;
+  execute format('delete from offstage_private.%1$I h where h.ctid = any (array(select r.ctid from offstage_private.%1$I r where r.%2$I < $1 limit 10000))',
+    of_table || '_rest', of_column) using at - keep_days * interval '1 day';
+end $$;
+
+-- Makes the partitions of such a table, two days ahead; the first worker makes the first day's, while the rest has nothing of it:
+-- attaching one reads all of the rest. Does not wait long, as above. Called by tidy(), at its end: nobody writes meanwhile.
+create or replace function offstage_private.make_days(of_table text, of_column text, at timestamptz) returns void
 language plpgsql as $$
 declare
   today date := (at at time zone 'UTC')::date;
@@ -169,6 +190,8 @@ begin
     into taken using begins, ends;
     continue when taken;
     begin
+      -- A writer who knows the partitions that there were would be refused by the rest (23514).
+      execute format('lock table offstage_private.%I in share row exclusive mode', of_table);
       execute format('create table offstage_private.%I (like offstage_private.%I including defaults including indexes)', part, of_table);
       execute format('alter table offstage_private.%I attach partition offstage_private.%I for values from (%L) to (%L)',
         of_table, part, begins, ends);
@@ -176,19 +199,6 @@ begin
       null;  -- somebody reads it, or an entry of that day has just come into the rest: it stays there
     end;
   end loop;
-  begin
-    for part in
-      select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid
-      where i.inhparent = to_regclass('offstage_private.' || of_table) and c.relname ~ ('^' || of_table || '_[0-9]{8}$')
-        and to_date(right(c.relname, 8), 'YYYYMMDD') < today - keep_days
-    loop
-      execute format('drop table offstage_private.%I', part);
-    end loop;
-  exception when lock_not_available then
-    null;  -- somebody reads it; the next call is in a minute
-  end;
-  execute format('delete from offstage_private.%1$I h where h.ctid = any (array(select r.ctid from offstage_private.%1$I r where r.%2$I < $1 limit 10000))',
-    of_table || '_rest', of_column) using at - keep_days * interval '1 day';
 end $$;
 
 -- Throws away what nobody needs any more, in small steps. A chore, once a minute.
@@ -210,6 +220,8 @@ begin
   where w.dead_at < at - interval '1 day' and not exists (select from offstage_private.lease l where l.worker_id = w.id);
 
   perform set_config('lock_timeout', '200ms', true);
-  perform offstage_private.tidy_days('history', 'settled_at', at, keep_days);
-  perform offstage_private.tidy_days('log', 'at', at, keep_days);
+  perform offstage_private.drop_days('history', 'settled_at', at, keep_days);
+  perform offstage_private.drop_days('log', 'at', at, keep_days);
+  perform offstage_private.make_days('history', 'settled_at', at);
+  perform offstage_private.make_days('log', 'at', at);
 end $$;
