@@ -108,7 +108,9 @@ func (f *frame) header(s *snapshot) {
 func (f *frame) tables(s *snapshot) {
 	tasks := slices.Clone(s.Tasks)
 	slices.SortStableFunc(tasks, sortings[f.sorting].less)
-	queues := slices.Clone(s.Queues)
+	queues := slices.DeleteFunc(slices.Clone(s.Queues), func(q topQue) bool { // nothing goes on there
+		return q.Running+q.Parked == 0 && q.Done+q.Failures == 0 && !q.Paused
+	})
 	slices.SortStableFunc(queues, func(a, b topQue) int {
 		return cmp.Or(cmp.Compare(b.Parked+b.Running, a.Parked+a.Running), cmp.Compare(b.Done, a.Done))
 	})

@@ -1,6 +1,8 @@
 -- Statistics, and what the chores say of themselves. Makes tables and drops a function: takes no lock that anybody waits for.
 
-drop function if exists offstage.settle(integer, bigint[], bigint[], json[], text[], json, bigint[], tid[]);  -- gets "stats"
+-- settle() gets "stats"; logs were text[] or json[] before.
+drop function if exists offstage.settle(integer, bigint[], bigint[], json[], text[], json, bigint[], tid[]);
+drop function if exists offstage.settle(integer, bigint[], bigint[], json[], json[], json, bigint[], tid[]);
 
 -- What has ended, as the settle batches counted it: append-only, a row for each (task, queue, outcome) of a batch. roll_up()
 -- takes the rows away within seconds. queue_id: see statistic_queue(). waits and runs are histograms, see buckets().
