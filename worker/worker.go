@@ -38,7 +38,8 @@ type task struct {
 }
 
 // New validates the config and starts nothing. The worker opens sessions of its own with the pool's configuration: four,
-// one more under load, and one more while its attempts log or report progress. The pool itself is for your handlers.
+// one more under load, one more while its attempts log or report progress, and now and then one that looks after indexes. The
+// pool itself is for your handlers.
 func New(pool *pgxpool.Pool, cfg Config) (*Worker, error) {
 	if pool == nil {
 		return nil, errors.New("worker: the pool is nil")

@@ -110,6 +110,7 @@ func TestCrontabErrors(t *testing.T) {
 		{"* * * * * task ?from=2030-01-02&until=2030-01-01", invalid("until", "2030-01-01", "it is before 'from'")},
 		{"* * * * * task ?overlap=never", options + "contains invalid value for 'overlap', value 'never' is not compatible with this option."},
 		{"* * * * * task ?catchup=0", options + "contains invalid value for 'catchup', value '0' is not compatible with this option."},
+		{"* * * * * task ?catchup=1001", options + "contains invalid value for 'catchup', value '1001' is not compatible with this option."},
 		{"* * * * * task ?fill=0s&catchup=none", options + "contains both 'fill' and 'catchup', which say the same in two ways: use one of them."},
 		{"* * * * * task ?flags=x", options + "contains unsupported key 'flags'; supported keys are: 'id', 'fill', 'max', 'queue', 'jobKey', 'jobKeyMode', 'priority', " +
 			"'tz', 'jitter', 'from', 'until', 'overlap', 'catchup'."},

@@ -81,7 +81,7 @@ var options = []option{
 		s.Overlap = v
 		return ""
 	}},
-	{"catchup", regexp.MustCompile(`^(?:none|one|all|[1-9][0-9]{0,5})$`), func(s *settings, v string) string {
+	{"catchup", regexp.MustCompile(`^(?:none|one|all|[1-9][0-9]{0,2}|1000)$`), func(s *settings, v string) string {
 		s.Catchup = v
 		return ""
 	}},
