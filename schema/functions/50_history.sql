@@ -88,3 +88,14 @@ language sql stable as $$
   where l.job_id = job_log.job_id and (l.claim, l.n) > (after_claim, after_n)
   order by l.claim, l.n limit max_lines
 $$;
+
+-- Sets for how many days history and logs are kept: 7 unless set, at least 1, at most 3650. Days end at midnight UTC; what is
+-- older is dropped within a minute. Raises 22023.
+create or replace function offstage.keep_history(days integer) returns void
+language plpgsql as $$
+begin
+  if days is null or days not between 1 and 3650 then
+    raise invalid_parameter_value using message = format('history cannot be kept for %s days', coalesce(days::text, 'null')), hint = 'Expected 1 to 3650.';
+  end if;
+  insert into offstage_private.retention as r (history_days) values (days) on conflict (one) do update set history_days = excluded.history_days;
+end $$;

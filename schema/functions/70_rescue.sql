@@ -201,8 +201,9 @@ begin
   end loop;
 end $$;
 
--- Throws away what nobody needs any more, in small steps. A chore, once a minute.
-create or replace function offstage.tidy(keep_days integer default 7) returns void
+-- Throws away what nobody needs any more, in small steps, and history older than keep_days (null: as keep_history() says). A
+-- chore, once a minute.
+create or replace function offstage.tidy(keep_days integer default null) returns void
 language plpgsql as $$
 declare
   at timestamptz := offstage_private.clock();
@@ -210,6 +211,7 @@ begin
   if not pg_try_advisory_xact_lock(hashtext('offstage'), -3) then
     return;
   end if;
+  keep_days := coalesce(keep_days, (select r.history_days from offstage_private.retention r), 7);
   delete from offstage_private.waiter w
   where w.ctid = any (array(select o.ctid from offstage_private.waiter o where o.expires_at < at order by o.expires_at limit 100000));
   delete from offstage_private.cancellation c
