@@ -161,11 +161,17 @@ func (db *database) jobDetail(ctx context.Context, id int64) (*jobDetail, error)
 	if r.Payload != nil {
 		d.Payload = json.RawMessage(*r.Payload)
 	}
-	d.History, err = collect[historyRow](ctx, db, "get history", `
-		select h.settled_at, h.claimed_at, h.outcome, h.attempt::int, 'worker-' || h.worker_id, h.error
-		from offstage_private.history h where h.job_id = $1::bigint order by h.settled_at + interval '0', h.claim, h.payload is not null limit 1000`, id)
+	entries, err := db.client.History(ctx, id)
 	if err != nil {
 		return nil, err
+	}
+	d.History = make([]historyRow, 0, len(entries))
+	for _, e := range entries {
+		h := historyRow{SettledAt: e.SettledAt, Outcome: string(e.Outcome), Attempt: e.Attempt, Worker: optional(e.Worker), Error: optional(e.Error)}
+		if !e.ClaimedAt.IsZero() {
+			h.ClaimedAt = &e.ClaimedAt
+		}
+		d.History = append(d.History, h)
 	}
 	lines, err := db.client.Log(ctx, id, nil)
 	d.Log = make([]logLine, 0, len(lines))

@@ -1,7 +1,6 @@
 -- Statistics, and what the chores say of themselves. Makes tables and drops a function: takes no lock that anybody waits for.
 
--- settle() gets "stats"; logs were text[] or json[] before.
-drop function if exists offstage.settle(integer, bigint[], bigint[], json[], text[], json, bigint[], tid[]);
+-- settle() gets "stats".
 drop function if exists offstage.settle(integer, bigint[], bigint[], json[], json[], json, bigint[], tid[]);
 
 -- What has ended, as the settle batches counted it: append-only, a row for each (task, queue, outcome) of a batch. roll_up()
