@@ -3,6 +3,7 @@ package exec
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"fmt"
 	"log/slog"
 	"os"
@@ -21,6 +22,7 @@ import (
 type progress struct {
 	path  string
 	pipe  *os.File
+	mark  []byte // what we write ourselves, behind all that the task has written; by chance, so that no task writes it
 	ended atomic.Bool
 	read  chan struct{} // closed when the reader has ended
 }
@@ -30,7 +32,7 @@ const longestProgress = 1000
 
 // followProgress makes the pipe in dir and reads it until end.
 func followProgress(ctx context.Context, dir string, log *slog.Logger) (*progress, error) {
-	p := &progress{path: filepath.Join(dir, "progress"), read: make(chan struct{})}
+	p := &progress{path: filepath.Join(dir, "progress"), mark: []byte(rand.Text()), read: make(chan struct{})}
 	if err := syscall.Mkfifo(p.path, 0o600); err != nil {
 		return nil, fmt.Errorf("make a named pipe: %w", err)
 	}
@@ -47,29 +49,28 @@ func followProgress(ctx context.Context, dir string, log *slog.Logger) (*progres
 	}}
 	go func() {
 		defer close(p.read)
-		buf := make([]byte, 4096)
-		for {
+		var text []byte // read, not handed on
+		for buf := make([]byte, 4096); ; {
 			n, err := p.pipe.Read(buf)
 			if err != nil {
 				return
 			}
-			end := -1
+			text = append(text, buf[:n]...)
+			rest := 0
 			if p.ended.Load() {
-				end = bytes.IndexByte(buf[:n], endMark)
+				if end := bytes.Index(text, p.mark); end >= 0 {
+					_, _ = line.Write(text[:end])
+					line.Flush()
+					return
+				}
+				rest = min(len(text), len(p.mark)-1) // perhaps the beginning of the mark
 			}
-			if end >= 0 {
-				_, _ = line.Write(buf[:end])
-				line.Flush()
-				return
-			}
-			_, _ = line.Write(buf[:n])
+			_, _ = line.Write(text[:len(text)-rest])
+			text = append(text[:0], text[len(text)-rest:]...)
 		}
 	}()
 	return p, nil
 }
-
-// endMark is what we write ourselves, behind all that the task has written.
-const endMark = 0
 
 func report(ctx context.Context, line string) error {
 	line = strings.TrimSpace(line)
@@ -87,7 +88,7 @@ func report(ctx context.Context, line string) error {
 // end reads what is there and returns when nothing is left of it.
 func (p *progress) end() {
 	p.ended.Store(true)
-	_, _ = p.pipe.Write([]byte{endMark})
+	_, _ = p.pipe.Write(p.mark)
 	<-p.read
 	_ = p.pipe.Close()
 }

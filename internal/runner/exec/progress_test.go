@@ -2,12 +2,16 @@ package exec
 
 import (
 	"fmt"
+	"log/slog"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
+	"github.com/offstage-dev/offstage/internal/pgtest"
 	"github.com/offstage-dev/offstage/worker"
 )
 
@@ -76,5 +80,39 @@ func TestProgressWithoutATemporaryDirectory(t *testing.T) {
 	b.succeed(t.Context(), job(`{}`))
 	if got := b.log.text("INFO"); got != "none" {
 		t.Errorf("OFFSTAGE_PROGRESS is %q", got)
+	}
+}
+
+// What a task has written is read to its end, whatever bytes are in it, also when the task is over by then.
+func TestProgressReadLate(t *testing.T) {
+	t.Parallel()
+	var told []string
+	reading, goOn := make(chan bool), make(chan bool)
+	ctx := worker.WithProgress(t.Context(), func(percent float32, message string) {
+		told = append(told, fmt.Sprint(percent, " ", message))
+		if percent == 1 {
+			reading <- true
+			<-goOn
+		}
+	})
+	p, err := followProgress(ctx, t.TempDir(), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(text string) {
+		if err := os.WriteFile(p.path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("1\n")
+	<-reading
+	write("5 a\x00\xffb\n" + strings.Repeat("6\n", 3000)) // more than one read
+	ended := make(chan bool)
+	go func() { p.end(); close(ended) }()
+	pgtest.Eventually(t, 10*time.Second, p.ended.Load)
+	close(goOn)
+	<-ended
+	if len(told) != 3002 || told[1] != "5 a\uFFFDb" {
+		t.Errorf("told %d, of them first %q", len(told), told[:min(3, len(told))])
 	}
 }
