@@ -46,8 +46,9 @@ func (s *stage) slowCommit() (hold func() (release func())) {
 	}
 }
 
-// waitsToCommit are the sessions whose claims slowCommit holds up.
-const waitsToCommit = ` from pg_locks where locktype = 'advisory' and objid = 4711 and not granted`
+// waitsToCommit are the sessions whose claims slowCommit holds up, in this database: pg_locks shows those of all.
+const waitsToCommit = ` from pg_locks join pg_database d on d.oid = database and datname = current_database()
+	where locktype = 'advisory' and objid = 4711 and not granted`
 
 // A job starts while its claim is still being committed; what must see the claim waits for it.
 func TestStartsBeforeCommit(t *testing.T) {
