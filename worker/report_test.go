@@ -181,7 +181,7 @@ func TestLogUnderWay(t *testing.T) {
 	s.run(w)
 	id := s.add("talk", nil)
 	s.eventually(func() bool {
-		return one[bool](s, "select exists (select" + waitsToCommit + ")")
+		return one[bool](s, "select exists (select"+waitsToCommit+")")
 	}, "no report is under way")
 	close(finish)
 	s.outcome(s.add("other", nil)) // which nobody holds up
