@@ -294,6 +294,9 @@ begin
     ) l
     where j.released_claim < j.claim;
     if batch.kept is not null then
+      with mine as materialized (  -- few: to look each up in the index would take a fifth of the time
+        select l.claim, l.claimed_at from offstage_private.lease l where l.claim = any (array(select distinct c & -1024 from unnest(claims) c))
+      )
       insert into offstage_private.history
         (settled_at, job_id, claim, added_at, run_at, claimed_at, task_id, queue_id, worker_id, attempt, priority, outcome, payload, result)
       select at, j.id, claims[j.position], j.added_at, j.run_at, l.claimed_at, j.task_id, j.queue_id, settle.worker_id, j.attempts + 1, j.priority,
@@ -303,7 +306,7 @@ begin
         from offstage_private.job j where j.ctid = any (batch.kept)
         offset 0
       ) j
-      left join offstage_private.lease l on l.claim = any (array[claims[j.position] & -1024]);
+      left join mine l on l.claim = claims[j.position] & -1024;
       if logs is not null then
         insert into offstage_private.log (at, job_id, claim, n, attempt, level, message, attrs)
         select l.claimed_at + x.after, j.id, claims[j.position], x.n, j.attempts + 1, x.level, x.message, x.attrs
