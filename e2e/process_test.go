@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/offstage-dev/offstage/internal/pgtest"
 )
 
 // process is a program that runs, with its output in a file. It is killed when its test ends.
@@ -142,9 +144,7 @@ func (s *stage) cliWorker(jobs int, more ...string) *process {
 func (s *stage) script(task, text string) {
 	s.t.Helper()
 	text = "#!/bin/sh\n" + strings.ReplaceAll(text, "DIR", s.dir)
-	if err := os.WriteFile(filepath.Join(s.tasks(), task), []byte(text), 0o755); err != nil {
-		s.t.Fatal(err)
-	}
+	pgtest.Program(s.t, filepath.Join(s.tasks(), task), text)
 }
 
 func (s *stage) tasks() string {

@@ -100,9 +100,7 @@ func TestSignals(t *testing.T) {
 	}
 	dir := t.TempDir()
 	script := "#!/bin/sh\ntrap '' TERM\necho begun\nexec sleep 50\n"
-	if err := os.WriteFile(filepath.Join(dir, "stubborn.sh"), []byte(script), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	pgtest.Program(t, filepath.Join(dir, "stubborn.sh"), script)
 	// The second signal does not wait for anybody.
 	p := start(t, "worker", "-c", db.URL, "--tasks", dir, "-v")
 	p.until("begun")

@@ -160,9 +160,7 @@ func (s *stage) script(name, source string) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		s.t.Fatal(err)
 	}
-	if err := os.WriteFile(path, []byte(source), 0o755); err != nil {
-		s.t.Fatal(err)
-	}
+	pgtest.Program(s.t, path, source)
 }
 
 // start runs a server until stop is called, which checks that it ends with exit code 0.

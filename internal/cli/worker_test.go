@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -99,9 +98,7 @@ func TestWorkerWithoutNode(t *testing.T) {
 	s.script("page.js", "module.exports = async () => {}\n")
 	s.want(Usage, "worker", "--node", s.dir+"/none").says(t, "install Node 18 or newer")
 	old := s.dir + "/old-node"
-	if err := os.WriteFile(old, []byte("#!/bin/sh\necho v14.0.0\n"), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	pgtest.Program(t, old, "#!/bin/sh\necho v14.0.0\n")
 	s.want(Usage, "worker", "--node", old).says(t, "is v14.0.0: install Node 18 or newer")
 	s.script("hello.sh", "#!/bin/sh\n")
 	s.env["PATH"] = "/nowhere"

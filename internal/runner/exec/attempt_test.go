@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/offstage-dev/offstage"
+	"github.com/offstage-dev/offstage/internal/pgtest"
 )
 
 func TestInputThatNobodyReads(t *testing.T) {
@@ -282,8 +283,8 @@ func TestTaskThroughALink(t *testing.T) {
 	t.Parallel()
 	// A script finds what lies beside the file that the link leads to.
 	elsewhere := t.TempDir()
-	script(t, filepath.Join(elsewhere, "helper"), "#!/bin/sh\necho helped\n")
-	script(t, filepath.Join(elsewhere, "real"), "#!/bin/sh\nexec \"$(dirname \"$0\")/helper\"\n")
+	pgtest.Program(t, filepath.Join(elsewhere, "helper"), "#!/bin/sh\necho helped\n")
+	pgtest.Program(t, filepath.Join(elsewhere, "real"), "#!/bin/sh\nexec \"$(dirname \"$0\")/helper\"\n")
 	b := linked(t, filepath.Join(elsewhere, "real"))
 	b.succeed(t.Context(), job(`{}`))
 	if got := b.log.text("INFO"); got != "helped" {

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/offstage-dev/offstage/internal/pgtest"
 	"github.com/offstage-dev/offstage/worker"
 )
 
@@ -31,7 +32,7 @@ func adoptOrphans() {
 func TestOrphansThatNobodyReaps(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	script(t, filepath.Join(dir, "task"), "#!/bin/sh\nsleep 60 &\nsleep 60 >/dev/null 2>&1 &\nexit 0\n")
+	pgtest.Program(t, filepath.Join(dir, "task"), "#!/bin/sh\nsleep 60 &\nsleep 60 >/dev/null 2>&1 &\nexit 0\n")
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -53,7 +54,7 @@ func TestTaskDiesWithItsWorker(t *testing.T) {
 	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	script(t, filepath.Join(dir, "task"), "#!/bin/sh\nexec >"+pipe+"\necho ready\nexec sleep 60\n")
+	pgtest.Program(t, filepath.Join(dir, "task"), "#!/bin/sh\nexec >"+pipe+"\necho ready\nexec sleep 60\n")
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/offstage-dev/offstage"
+	"github.com/offstage-dev/offstage/internal/pgtest"
 	"github.com/offstage-dev/offstage/internal/runner/tasks"
 )
 
@@ -59,6 +60,6 @@ func setsid(t *testing.T) string {
 		return path
 	}
 	path := filepath.Join(t.TempDir(), "setsid")
-	script(t, path, "#!/usr/bin/perl\nuse POSIX;\nPOSIX::setsid();\nexec @ARGV;\n")
+	pgtest.Program(t, path, "#!/usr/bin/perl\nuse POSIX;\nPOSIX::setsid();\nexec @ARGV;\n")
 	return path
 }

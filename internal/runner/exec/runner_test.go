@@ -20,6 +20,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/offstage-dev/offstage"
+	"github.com/offstage-dev/offstage/internal/pgtest"
 	"github.com/offstage-dev/offstage/internal/runner/tasks"
 	"github.com/offstage-dev/offstage/worker"
 )
@@ -88,17 +89,6 @@ func (l *logged) await(t *testing.T, text string) []string {
 	}
 }
 
-// script writes an executable file. While it is open for writing no process may be forked, which would take the
-// descriptor along for an instant, in which the file cannot be executed.
-func script(t *testing.T, path, text string) {
-	t.Helper()
-	syscall.ForkLock.RLock()
-	defer syscall.ForkLock.RUnlock()
-	if err := os.WriteFile(path, []byte(text), 0o755); err != nil {
-		t.Fatal(err)
-	}
-}
-
 type bench struct {
 	*Runner
 	t    *testing.T
@@ -116,7 +106,7 @@ func with(t *testing.T, text string, adjust ...func(*Config)) *bench {
 func withFile(t *testing.T, text string, adjust ...func(*Config)) *bench {
 	t.Helper()
 	b := &bench{t: t, dir: t.TempDir(), temp: t.TempDir(), log: &logged{seen: make(chan string, 1000)}}
-	script(t, filepath.Join(b.dir, "task"), text)
+	pgtest.Program(t, filepath.Join(b.dir, "task"), text)
 	config := Config{TempDir: b.temp}
 	for _, f := range adjust {
 		f(&config)
@@ -390,9 +380,9 @@ func TestRunRefuses(t *testing.T) {
 func TestNew(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	script(t, filepath.Join(dir, "b.sh"), "#!/bin/sh\n")
-	script(t, filepath.Join(dir, "a"), "#!/bin/sh\n")
-	script(t, filepath.Join(dir, "c.js"), "export default () => {}\n")
+	pgtest.Program(t, filepath.Join(dir, "b.sh"), "#!/bin/sh\n")
+	pgtest.Program(t, filepath.Join(dir, "a"), "#!/bin/sh\n")
+	pgtest.Program(t, filepath.Join(dir, "c.js"), "export default () => {}\n")
 	d, err := tasks.Read(dir)
 	if err != nil {
 		t.Fatal(err)

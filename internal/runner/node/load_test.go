@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -13,6 +12,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/offstage-dev/offstage/internal/pgtest"
 	"github.com/offstage-dev/offstage/internal/runner/tasks"
 )
 
@@ -101,9 +101,7 @@ func claims(t *testing.T, p program, version string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "node")
 	script := "#!/bin/sh\n[ \"$1\" != --version ] || { echo " + version + "; exit; }\nexec '" + p.path + "' \"$@\"\n"
-	if err := os.WriteFile(path, []byte(script), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	pgtest.Program(t, path, script)
 	return path
 }
 
@@ -157,9 +155,7 @@ func TestPrograms(t *testing.T) {
 	dir := t.TempDir()
 	fake := func(name, version string) string {
 		path := filepath.Join(dir, name)
-		if err := os.WriteFile(path, []byte("#!/bin/sh\necho "+version+"\n"), 0o755); err != nil {
-			t.Fatal(err)
-		}
+		pgtest.Program(t, path, "#!/bin/sh\necho "+version+"\n")
 		return path
 	}
 	for _, c := range []struct {
