@@ -39,7 +39,7 @@ type Options struct {
 	Timeout     time.Duration // of each attempt; 0: the task's
 	ExpiresAt   time.Time     // not started after it; zero: never
 	Keep        string        // "all", "failures" or "none"; "": the task's
-	Traceparent string
+	Traceparent string        // the trace it belongs to, as W3C writes it; "": what Config.Traceparent says
 }
 
 // Spec is a job to be added in bulk.
@@ -58,6 +58,9 @@ func (c *Client) Add(ctx context.Context, task string, payload any, opts ...Opti
 	var o Options
 	if len(opts) == 1 {
 		o = opts[0]
+	}
+	if o.Traceparent == "" && c.trace != nil {
+		o.Traceparent = c.trace(ctx)
 	}
 	spec, err := encode(Spec{task, payload, o})
 	if err != nil {
@@ -86,6 +89,7 @@ func (o Options) mode() KeyMode {
 // and KeyMode UnsafeDedupe are not for bulk adding; all specs with keys must have the same KeyMode. It is fastest where
 // specs differ in their payloads only.
 func (c *Client) AddMany(ctx context.Context, specs []Spec) ([]int64, error) {
+	specs = c.traced(ctx, specs)
 	switch {
 	case len(specs) == 0:
 		return nil, nil
@@ -156,6 +160,24 @@ func (c *Client) AddMany(ctx context.Context, specs []Spec) ([]int64, error) {
 		return nil, err
 	}
 	return ids, nil
+}
+
+// traced are the specs, in the trace of ctx where they do not name one.
+func (c *Client) traced(ctx context.Context, specs []Spec) []Spec {
+	if c.trace == nil {
+		return specs
+	}
+	parent := c.trace(ctx)
+	if parent == "" {
+		return specs
+	}
+	specs = slices.Clone(specs)
+	for i := range specs {
+		if specs[i].Traceparent == "" {
+			specs[i].Traceparent = parent
+		}
+	}
+	return specs
 }
 
 // alike says that the specs differ in nothing but their payloads, and have no key.

@@ -17,6 +17,10 @@ import (
 type Config struct {
 	// Schema is where Offstage is installed. Default: "offstage".
 	Schema string
+
+	// Traceparent says in which trace a job is added (a W3C traceparent), from the context that Add gets, so that its attempts
+	// belong to it; "": in none. Options.Traceparent goes first. Package offstageotel has one for OpenTelemetry. Default: none.
+	Traceparent func(ctx context.Context) string
 }
 
 // Client adds jobs and follows them. It is safe for concurrent use, and cheap to copy with With and WithSQL.
@@ -24,7 +28,8 @@ type Client struct {
 	pool    *pgxpool.Pool
 	db      database
 	schema  string
-	waiters *waiters // shared by all copies
+	trace   func(context.Context) string // nil: jobs are in no trace
+	waiters *waiters                     // shared by all copies
 }
 
 var validSchema = regexp.MustCompile(`^[a-z_][a-z0-9_]{0,54}$`)
@@ -37,7 +42,7 @@ func New(pool *pgxpool.Pool, cfg Config) (*Client, error) {
 	if !validSchema.MatchString(cfg.Schema) {
 		return nil, fmt.Errorf("offstage: schema name %q is not allowed: use 1 to 55 of a-z, 0-9 and _, not starting with a digit", cfg.Schema)
 	}
-	c := &Client{pool: pool, schema: cfg.Schema}
+	c := &Client{pool: pool, schema: cfg.Schema, trace: cfg.Traceparent}
 	if pool != nil {
 		c.db = pgxDB{pool}
 	}

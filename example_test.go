@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -378,8 +379,9 @@ func ExampleClient_Explain() {
 	if err != nil {
 		panic(err)
 	}
-	fmt.Println(why)
-	// Output: its queue 'billing' is paused; resume_queue('billing') lets it go on
+	_, remedy, _ := strings.Cut(why, ". ") // before it, since when and by whom
+	fmt.Println(remedy)
+	// Output: Let it go on: select offstage.resume_queue('billing'); or: offstage queues resume billing
 }
 
 // What has become pointless is cancelled: it is no failure, and not tried again.

@@ -28,6 +28,8 @@ export interface JobHelpers {
   addJobs(specs: AddJobsSpec[], jobKeyPreserveRunAt?: boolean): Promise<Job[]>;
   /** The name of a queue; by default the job's, null if it is in none. */
   getQueueName(queueId?: number | null): Promise<string> | string | null;
+  /** The trace that the attempt belongs to (W3C traceparent). Jobs that the task adds are in it, too. */
+  readonly traceparent: string | undefined;
   /** Says how far the attempt is. It never rejects. */
   progress(percent: number, message?: string): Promise<void>;
   /** @deprecated use logger.debug */

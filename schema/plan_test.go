@@ -50,6 +50,11 @@ var hotCalls = []hot{
 	{"cancel_jobs", `select t.some()`, `select offstage.cancel_jobs(t.ids())`, 200},
 	{"job_status", `select t.some()`, `select * from unnest(t.ids()) i, offstage.job_status(i)`, 200},
 	{"explain", `select t.some()`, `select offstage.explain(i) from unnest(t.ids()) i`, 10300}, // counts a queue up to 10,000
+	{"queue_depth", ``, `select offstage.queue_depth(), offstage.queue_depth('a'), offstage.queue_depth(queue => 'busy')`, 31000},
+	{"problems", ``, `select * from offstage.problems()`, 45000}, // counts tickets up to 10,000, thrice
+	{"errors", ``, `select * from offstage.errors()`, 3000},
+	{"errors, one group", ``, `select * from offstage_private.error_group(offstage_private.fingerprint('a', 'it broke'), 10000)`, 1000},
+	{"audit", ``, `select * from offstage.audit()`, 200},
 	{"jobs, one of them", `select t.some()`, `select * from offstage.jobs where id = ((select t.ids()))[1]`, 200},
 	{"roll_up", `select t.count(10)`, `select offstage.roll_up()`, 200},
 	{"roll_up, at most so many", `select t.count(1000)`, `select offstage.roll_up(50)`, 200},

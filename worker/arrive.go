@@ -51,7 +51,7 @@ func (t *turns) arrived(p *plan, look *store.Look) {
 	t.s.mu.Lock()
 	defer t.s.mu.Unlock()
 	t.wantFlying -= p.want
-	p.landed = true
+	p.landed, p.landedAt = true, time.Now()
 	if p.arrival == nil {
 		return
 	}

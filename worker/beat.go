@@ -28,10 +28,12 @@ func (s *session) beater(ctx context.Context) error {
 			wake.Close(conn)
 		}
 	}()
+	defer s.roundsEnd(beating)
 	settings := int64(-1)
 	for failures := 0; ; {
 		period := time.Duration(s.period.Load())
 		sent := time.Now()
+		s.round(beating, sent)
 		var read *clock
 		beat, err := func() (store.Beat, error) {
 			ctx, cancel := context.WithTimeout(ctx, 2*period)
@@ -63,6 +65,7 @@ func (s *session) beater(ctx context.Context) error {
 		case err != nil:
 			failures++
 			s.log.Warn("heartbeat failed", "error", err, "failures", failures)
+			s.failed(err)
 			if conn != nil {
 				wake.Close(conn)
 				conn = nil

@@ -117,9 +117,11 @@ type plan struct {
 	wakes  int
 	recall bool // settle the doubts first
 	began  time.Time
+	sent   time.Time // to the server
 
-	landed  bool     // the claim's answer is there,
-	arrival *arrival // and brought this
+	landed   bool      // the claim's answer is there,
+	landedAt time.Time // since then,
+	arrival  *arrival  // and brought this
 }
 
 // turner is the loop of one of them.
@@ -128,6 +130,9 @@ func (s *session) turner(which int) error {
 	lead := which == 0
 	var conn *pgx.Conn
 	defer func() {
+		if lead {
+			s.roundsEnd(turning)
+		}
 		if conn != nil {
 			wake.Close(conn)
 		}
@@ -137,6 +142,9 @@ func (s *session) turner(which int) error {
 	defer timer.Stop()
 	for failures := 0; ; {
 		p, wait, done := t.next(lead)
+		if lead {
+			s.round(turning, time.Now())
+		}
 		if done {
 			return t.fatal
 		}
@@ -162,6 +170,7 @@ func (s *session) turner(which int) error {
 		}
 		failures++
 		t.failed(p, err, lead)
+		s.failed(err)
 		if failures > 1 || !isData(err) {
 			s.log.Warn("claim and settle failed, will try again", "error", err, "failures", failures)
 			select {
@@ -190,6 +199,7 @@ func (s *session) turn(conn *pgx.Conn, p *plan, look *store.Look) (*pgx.Conn, er
 		s.turns.recalled()
 		return conn, nil
 	}
+	p.sent = time.Now()
 	unsettled, err := s.store.Turn(ctx, conn, p.settle, p.claim, look, func() { s.turns.arrived(p, look) })
 	if err != nil {
 		if !isData(err) {
@@ -406,6 +416,7 @@ func (t *turns) done(p *plan, unsettled []store.Verdict, look *store.Look) {
 	wakeLead := len(t.queue) > 0 || t.stopping.Load() || t.uncertain
 	flood := t.batch() >= joinAt && t.more
 	t.s.mu.Unlock()
+	t.s.observe(p, unsettled)
 	if wakeLead {
 		kick(t.kicks[0])
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -155,6 +156,17 @@ func TestForbiddenFlags(t *testing.T) {
 	}
 	if st, err := s.client.Status(s.ctx(), forbidden); err != nil || st.State != offstage.Waiting {
 		t.Errorf("the forbidden job is %+v, %v", st, err)
+	}
+
+	w = s.worker(worker.Config{ForbiddenFlags: []string{"gpu"}})
+	worker.Handle(w, "draw", func(ctx context.Context, job *worker.Job[none]) (none, error) { return none{}, nil })
+	stop := s.run(w)
+	s.eventually(func() bool {
+		text, err := s.client.Explain(s.ctx(), forbidden)
+		return err == nil && strings.Contains(text, "all running workers that know the task 'draw' leave jobs with the flag 'gpu' to others")
+	}, "nobody says why it waits")
+	if err := stop(); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -46,6 +46,9 @@ type Config struct {
 	// Middleware wraps every attempt, the first one outermost.
 	Middleware []func(Handler) Handler
 
+	// Observer is told what the worker does, for metrics. Default: nobody.
+	Observer Observer
+
 	// Log gets what the worker does, not what each job does. Default: slog.Default().
 	Log *slog.Logger
 

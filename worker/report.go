@@ -137,6 +137,7 @@ func (s *session) reporter(ctx context.Context) error {
 			failures, more = failures+1, true
 			if ctx.Err() == nil {
 				s.log.Warn("lines of logs and progress could not be stored, will try again", "error", err, "failures", failures)
+				s.failed(err)
 			}
 			sleep(ctx, wake.Backoff(failures))
 		}

@@ -55,6 +55,7 @@ type session struct {
 	period    atomic.Int64                     // of heartbeats, ns; beater writes
 	lastBeat  atomic.Pointer[time.Time]        // when the last one that landed was sent; beater writes
 	clock     atomic.Pointer[clock]            // the database's; beater writes
+	rounds    [loops]atomic.Int64              // when each of these loops last came round; see observe.go
 	beatNow   chan struct{}
 	telling   chan struct{} // kicks the reporter
 	chore     chan struct{} // kicks promote
@@ -90,7 +91,7 @@ func (w *Worker) open(ctx context.Context) (*session, error) {
 		tasks = append(tasks, store.Task{Name: name, Unable: storable(reason, 1000)})
 	}
 	sent := time.Now()
-	r, err := w.store.Register(ctx, conn, host, os.Getpid(), offstage.Version, w.cfg.Jobs, tasks)
+	r, err := w.store.Register(ctx, conn, host, os.Getpid(), offstage.Version, w.cfg.Jobs, tasks, w.cfg.ForbiddenFlags)
 	if err != nil {
 		return nil, err
 	}
@@ -145,7 +146,7 @@ func (s *session) run(ctx context.Context, once bool) error {
 		}
 	}
 	chores := maintain.Chores{
-		Store: s.store, Connect: s.w.connect, Worker: s.id, Log: s.log, Kick: s.chore, Promoted: s.wakeUp,
+		Store: s.store, Connect: s.w.connect, Worker: s.id, Log: s.log, Kick: s.chore, Promoted: s.wakeUp, Failed: s.failed,
 		Period: func() time.Duration { return time.Duration(s.period.Load()) },
 	}
 	if !once {

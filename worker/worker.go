@@ -27,6 +27,8 @@ type Worker struct {
 	tasks   map[string]task
 	order   []string // names, in the order of registration
 	running atomic.Bool
+	stopped atomic.Bool             // Run has returned
+	session atomic.Pointer[session] // nil while there is none
 
 	ticker     *maintain.Ticker
 	kickChores atomic.Pointer[func()] // the session's, while there is one
@@ -117,6 +119,7 @@ func (w *Worker) run(ctx context.Context, once bool) error {
 	if !w.running.CompareAndSwap(false, true) {
 		return errors.New("worker: Run was called before; make a new worker")
 	}
+	defer w.stopped.Store(true)
 	if len(w.tasks) == 0 {
 		return errors.New("worker: no tasks; register at least one with worker.Handle, or give a runner that has some")
 	}
@@ -133,7 +136,10 @@ func (w *Worker) run(ctx context.Context, once bool) error {
 		s, err := w.open(ctx)
 		if err == nil {
 			failures = 0
-			if err = s.run(ctx, once); !errors.Is(err, errDeclaredDead) {
+			w.session.Store(s)
+			err = s.run(ctx, once)
+			w.session.Store(nil)
+			if !errors.Is(err, errDeclaredDead) {
 				return err
 			}
 			w.cfg.Log.Warn("worker: was declared dead, its jobs are others' now; starts anew", "worker", s.id)
@@ -141,6 +147,9 @@ func (w *Worker) run(ctx context.Context, once bool) error {
 			return fmt.Errorf("worker: register: the database refuses the settings of a task: %w", err)
 		} else if ctx.Err() == nil {
 			w.cfg.Log.Warn("worker: cannot register, will try again", "error", err)
+			if w.cfg.Observer != nil {
+				w.cfg.Observer.Failed(err)
+			}
 		}
 		select {
 		case <-ctx.Done():

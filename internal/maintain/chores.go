@@ -38,7 +38,15 @@ type Chores struct {
 	Ticker *Ticker
 	// Promoted is called when there are new tickets. It must not block.
 	Promoted func()
-	Log      *slog.Logger
+	// Failed is called with what the database did not do. It must not block. nil: nobody is told.
+	Failed func(error)
+	Log    *slog.Logger
+}
+
+func (c *Chores) failed(err error) {
+	if c.Failed != nil {
+		c.Failed(err)
+	}
 }
 
 // chore is one of them: what is done, how often, and what for. do may say when it wants to come again, zero: after the period.
@@ -113,6 +121,7 @@ func (c *Chores) loop(ctx context.Context, chores []*chore, kick <-chan struct{}
 				drop()
 				lost++
 				c.Log.Warn("chores: the connection was lost, will try again", "error", err, "failures", lost)
+				c.failed(err)
 				select {
 				case <-ctx.Done():
 				case <-time.After(wake.Backoff(lost)):
@@ -144,6 +153,7 @@ func (c *Chores) do(ctx context.Context, conn *pgx.Conn, x *chore) error {
 		x.failures++
 		again = max(wake.Backoff(x.failures), again)
 		c.Log.Warn("a chore failed, will try again", "chore", x.name, "error", err, "failures", x.failures)
+		c.failed(err)
 		if err := c.Store.Failed(ctx, conn, as, err); err != nil && ctx.Err() == nil {
 			c.Log.Warn("could not note that a chore failed", "chore", x.name, "error", err)
 		}

@@ -65,7 +65,7 @@ func TestFaultsOfCalls(t *testing.T) {
 	none := &store.Claim{Worker: 404, Want: 1, Tasks: []int32{1}} // the first task that is made
 	for name, call := range map[string]func(*store.Store, *pgx.Conn) error{
 		"register": func(s *store.Store, c *pgx.Conn) error {
-			_, err := s.Register(ctx, c, "host", 1, "test", 1, []store.Task{{Name: "t"}})
+			_, err := s.Register(ctx, c, "host", 1, "test", 1, []store.Task{{Name: "t"}}, nil)
 			return err
 		},
 		"claim": func(s *store.Store, c *pgx.Conn) error {
@@ -147,7 +147,7 @@ func TestTurnIsOneTransaction(t *testing.T) {
 	db := pgtest.New(t)
 	conn, ctx := db.Conn(t), t.Context()
 	s := store.New("offstage")
-	r, err := s.Register(ctx, conn, "host", 1, "test", 1, []store.Task{{Name: "t"}})
+	r, err := s.Register(ctx, conn, "host", 1, "test", 1, []store.Task{{Name: "t"}}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

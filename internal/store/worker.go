@@ -24,14 +24,14 @@ type Registered struct {
 	Clock  time.Time // the database's
 }
 
-// Register makes a worker.
-func (s *Store) Register(ctx context.Context, conn *pgx.Conn, host string, pid int, version string, slots int, tasks []Task) (r Registered, err error) {
+// Register makes a worker. It leaves jobs with a forbidden flag to others.
+func (s *Store) Register(ctx context.Context, conn *pgx.Conn, host string, pid int, version string, slots int, tasks []Task, forbidden []string) (r Registered, err error) {
 	b, err := json.Marshal(tasks)
 	if err != nil {
 		return r, err
 	}
-	err = conn.QueryRow(ctx, s.fn(`select worker_id, task_ids, period, offstage_private.clock() from offstage.register($1, $2, $3, $4, $5)`),
-		host, pid, version, slots, string(b)).Scan(&r.Worker, &r.Tasks, &r.Period, &r.Clock)
+	err = conn.QueryRow(ctx, s.fn(`select worker_id, task_ids, period, offstage_private.clock() from offstage.register($1, $2, $3, $4, $5, $6)`),
+		host, pid, version, slots, string(b), forbidden).Scan(&r.Worker, &r.Tasks, &r.Period, &r.Clock)
 	return r, Fault(err)
 }
 

@@ -77,7 +77,7 @@ create or replace function offstage_private.new_job(
   priority integer, flags jsonb, notify_channel text, options json) returns offstage_private.job
 language sql volatile as $$
   select row (id, coalesce(run_at, now()), now(), now(), 0, task_id, lane_id, queue_id, 0, coalesce(priority, 0), 0, max_attempts, 0, false,
-    coalesce(payload, '{}'), job_key, flags, null, notify_channel, options, null)::offstage_private.job
+    coalesce(payload, '{}'), job_key, flags, null, notify_channel, options, null, null)::offstage_private.job
 $$;
 
 -- Adds a job under a job_key, or changes the one that has it. See job_key_mode in docs/sql-api.md.

@@ -2,7 +2,8 @@
 --
 -- THE LOCK ORDER of the engine. Everything takes locks in this order, and only so; schema/lockorder_test.go holds it.
 --
---   0. schedule    tick: skip locked; callers who change one: blocking, one at a time, and before anything else
+--   0. bulk        bulk_step: skip locked, its own row
+--      schedule    tick: skip locked; callers who change one: blocking, one at a time, and before anything else
 --   1. worker      settle: key share; heartbeat: no key update; rescue: update, skip locked; claim: key share, skip
 --                  locked, at its end
 --   2. lease       rescue: update, skip locked; a worker's own settle deletes it

@@ -41,10 +41,10 @@ language sql stable as $$
 $$;
 
 -- Makes a worker. tasks: [{"name": "send_email", "settings": {…}}, …]; settings as in configure_task; those with "unable":
--- "reason" it has but cannot perform, which explain() tells. With many
+-- "reason" it has but cannot perform, and forbidden the flags of jobs that it leaves to others: explain() tells. With many
 -- workers the beats get rarer, n/100 seconds for n, so that a fleet costs no more than a hundred updates a second.
 create or replace function offstage.register(
-  host text, pid integer, version text, slots integer, tasks json,
+  host text, pid integer, version text, slots integer, tasks json, forbidden text[] default null,
   out worker_id integer, out task_ids integer[], out period interval)
 language plpgsql as $$
 declare
@@ -60,8 +60,9 @@ begin
     perform offstage_private.set_task(task_ids[cardinality(task_ids)], t.settings);
   end loop;
   select greatest(1, count(*) / 100.0) * interval '1 s' into period from offstage_private.worker w where w.dead_at is null;
-  insert into offstage_private.worker (host, pid, version, slots, tasks, unable, started_at, beat_at, period)
-  select register.host, register.pid, register.version, register.slots, register.task_ids, jsonb_object_agg(x.name, x.unable), at, at, register.period
+  insert into offstage_private.worker (host, pid, version, slots, tasks, unable, forbidden, started_at, beat_at, period)
+  select register.host, register.pid, register.version, register.slots, register.task_ids, jsonb_object_agg(x.name, x.unable),
+    nullif(register.forbidden, '{}'), at, at, register.period
   from json_to_recordset(tasks) x (name text, unable text) where x.unable is not null
   returning id into worker_id;
 end $$;

@@ -371,7 +371,8 @@ begin
           when d.outcome = 'retried' or d.outcome = 'failed' and k.ending = 'retry'  -- the last one too, as in graphile_worker
             then greatest(at, (k.job).run_at) + coalesce(k.delay * interval '1 s', offstage_private.retry_delay(t.retry, (k.job).attempts + 1))
           else (k.job).run_at
-        end as next_run_at
+        end as next_run_at,
+        case when d.outcome in ('retried', 'failed') or k.ending = 'crash' and d.outcome = 'released' then offstage_private.fingerprint(t.name, k.error) end as fingerprint
       from locked k
       join offstage_private.task t on t.id = (k.job).task_id
       left join offstage_private.cancellation c on c.job_id = (k.job).id
@@ -390,7 +391,8 @@ begin
         crashes = case when d.ending = 'crash' then j.crashes + 1 when d.outcome = 'released' then j.crashes else 0 end,
         attempts = j.attempts + d.spent::integer,
         last_error = case when d.spent or d.ending = 'crash' then d.why else j.last_error end,
-        payload = coalesce(d.payload, j.payload)
+        payload = coalesce(d.payload, j.payload),
+        fingerprint = case when d.outcome = 'failed' then d.fingerprint else j.fingerprint end  -- else it is not looked at
       from decided d where j.id = any (array[d.id]) and d.outcome not in ('succeeded', 'cancelled')
     ), later as (
       insert into offstage_private.scheduled (run_at, job_id, lane_id, queue_id, priority)
@@ -402,10 +404,10 @@ begin
       from decided d where d.outcome in ('retried', 'snoozed', 'released') and d.next_run_at <= at
     ), kept as (
       insert into offstage_private.history (settled_at, job_id, claim, added_at, run_at, claimed_at, task_id, queue_id, worker_id, attempt,
-        priority, outcome, key, error, payload, result)
+        priority, outcome, key, error, payload, result, fingerprint)
       select at, d.id, d.claim, (d.job).added_at, (d.job).run_at, d.claimed_at, (d.job).task_id, (d.job).queue_id, settle.worker_id,
         (d.job).attempts + 1, (d.job).priority, d.outcome, (d.job).key, d.why,
-        case when d.outcome in ('succeeded', 'failed', 'cancelled') then (d.job).payload end, d.result
+        case when d.outcome in ('succeeded', 'failed', 'cancelled') then (d.job).payload end, d.result, d.fingerprint
       from decided d
       where offstage_private.keeps(coalesce((d.job).options ->> 'keep', d.keep), d.outcome)
         or (waited and exists (select from offstage_private.waiter w where w.job_id = d.id))
@@ -418,6 +420,8 @@ begin
       on conflict do nothing
     ), forgotten as (
       delete from offstage_private.cancellation c using decided d where c.job_id = d.id
+    ), aside as (
+      insert into offstage_private.set_aside (at, job_id) select at, d.id from decided d where d.ending = 'crash' and d.outcome = 'failed'
     )
     select array_agg(d.id) as settled,
       array_agg(d.claim) filter (where (d.job).queue_id is not null) as slot_claims,
@@ -448,8 +452,9 @@ begin
     -- Attempts that began before their claim was committed, which it never was. The job may have run again, and ended, since.
     with lost as (
       insert into offstage_private.history
-        (settled_at, job_id, claim, added_at, run_at, task_id, queue_id, worker_id, attempt, priority, outcome, key, error)
-      select at, e.job_id, e.claim, j.added_at, j.run_at, j.task_id, j.queue_id, settle.worker_id, j.attempt, j.priority, 'rescued', j.key, e.error
+        (settled_at, job_id, claim, added_at, run_at, task_id, queue_id, worker_id, attempt, priority, outcome, key, error, fingerprint)
+      select at, e.job_id, e.claim, j.added_at, j.run_at, j.task_id, j.queue_id, settle.worker_id, j.attempt, j.priority, 'rescued', j.key, e.error,
+        offstage_private.fingerprint((select t.name from offstage_private.task t where t.id = j.task_id), e.error)
       from json_to_recordset(coalesce(endings, '[]')) e (claim bigint, job_id bigint, ending text, error text)
       cross join lateral (
         select k.added_at, k.run_at, k.task_id, k.queue_id, k.attempts + 1 as attempt, k.priority, k.key

@@ -20,8 +20,9 @@ $$;
 create or replace function offstage_private.ended(j offstage_private.job, outcome text, error text) returns void
 language plpgsql as $$
 begin
-  insert into offstage_private.history (settled_at, job_id, added_at, run_at, task_id, queue_id, attempt, priority, outcome, key, error, payload)
-  select offstage_private.clock(), j.id, j.added_at, j.run_at, j.task_id, j.queue_id, j.attempts, j.priority, ended.outcome, j.key, ended.error, j.payload
+  insert into offstage_private.history (settled_at, job_id, added_at, run_at, task_id, queue_id, attempt, priority, outcome, key, error, payload, fingerprint)
+  select offstage_private.clock(), j.id, j.added_at, j.run_at, j.task_id, j.queue_id, j.attempts, j.priority, ended.outcome, j.key, ended.error, j.payload,
+    case when ended.outcome = 'failed' then offstage_private.fingerprint(t.name, ended.error) end
   from offstage_private.task t
   where t.id = j.task_id
     and (offstage_private.keeps(coalesce(j.options ->> 'keep', t.keep), ended.outcome)
@@ -97,5 +98,7 @@ begin
   if days is null or days not between 1 and 3650 then
     raise invalid_parameter_value using message = format('history cannot be kept for %s days', coalesce(days::text, 'null')), hint = 'Expected 1 to 3650.';
   end if;
+  perform offstage_private.note('configure', 'history', null, (select json_build_object('days', r.history_days) from offstage_private.retention r),
+    json_build_object('days', days), null);
   insert into offstage_private.retention as r (history_days) values (days) on conflict (one) do update set history_days = excluded.history_days;
 end $$;

@@ -248,6 +248,15 @@ end $$;
 create or replace function offstage_private.source_name(source text) returns text
 language sql immutable as $$ select case source when 'crontab' then 'a crontab file' when 'program' then 'a program' else 'the database' end $$;
 
+-- What is set on a schedule, for the audit; null: there is none.
+create or replace function offstage_private.schedule_json(name text) returns json
+language sql stable as $$
+  select json_strip_nulls(json_build_object('task', s.task, 'expression', s.expression, 'tz', s.zone, 'payload', s.payload, 'queue_name', s.queue_name,
+    'max_attempts', s.max_attempts, 'priority', s.priority, 'job_key', s.job_key, 'job_key_mode', s.job_key_mode, 'jitter', s.jitter, 'from', s.from_at,
+    'until', s.until_at, 'overlap', s.overlap, 'catchup', s.catchup, 'fill', s.fill))
+  from offstage_private.schedule s where s.name = schedule_json.name
+$$;
+
 -- Adds a schedule, or changes the one of that name: at each time that the cron expression names, a job of the task is added.
 -- The payload is an object; each job's has "_cron": {"ts": …, "backfilled": …} in it besides. options are described in
 -- docs/schedules.md: tz, queue_name, max_attempts, priority, job_key, job_key_mode, jitter, from, until, overlap, catchup, fill;
@@ -256,8 +265,15 @@ language sql immutable as $$ select case source when 'crontab' then 'a crontab f
 create or replace function offstage.add_schedule(name text, task text, expression text, payload json default null, options json default null)
 returns void
 language plpgsql as $$
+declare
+  old json := offstage_private.schedule_json(name);
+  new json;
 begin
   perform offstage_private.put_schedule(offstage_private.new_schedule('database', name, task, expression, payload, options));
+  new := offstage_private.schedule_json(name);
+  if old::text is distinct from new::text then
+    perform offstage_private.note(case when old is null then 'add' else 'change' end, 'schedule ' || name, null, old, new, null);
+  end if;
 end $$;
 
 -- The row of a schedule, locked. Raises OS002 when there is none.
@@ -284,6 +300,7 @@ begin
     raise object_in_use using message = format('schedule %L comes from %s, and would come back', name, offstage_private.source_name(s.source)),
       hint = 'Take it out there, or pause it: select offstage.pause_schedule(…).';
   end if;
+  perform offstage_private.note('remove', 'schedule ' || name, null, offstage_private.schedule_json(name), null, null);
   delete from offstage_private.schedule o where o.id = s.id;
 end $$;
 
@@ -294,6 +311,9 @@ declare
   s offstage_private.schedule := offstage_private.schedule_named(name);
 begin
   update offstage_private.schedule o set paused = true, revision = o.revision + 1 where o.id = s.id and not o.paused;
+  if found then
+    perform offstage_private.note('pause', 'schedule ' || name, null, null, null, null);
+  end if;
 end $$;
 
 -- Lets a paused schedule go on from now: what would have come meanwhile is not made up for. Raises OS002 for an unknown name.
@@ -307,6 +327,7 @@ begin
   where o.id = s.id and o.paused;
   if found then
     perform pg_notify('offstage:schedule', 'offstage');
+    perform offstage_private.note('resume', 'schedule ' || name, null, null, null, null);
   end if;
 end $$;
 
@@ -319,6 +340,7 @@ declare
   added bigint := offstage_private.add_tick(s, date_trunc('milliseconds', offstage_private.clock()), interval '0', false);
 begin
   update offstage_private.schedule o set last_job_id = added where o.id = s.id;
+  perform offstage_private.note('run', 'schedule ' || name, array[added], null, null, null);
   return added;
 end $$;
 

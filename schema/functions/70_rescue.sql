@@ -23,7 +23,7 @@ begin
     where e.worker_id = any (dead) order by e.claim for update of e skip locked
   loop
     with locked as materialized (
-      select j as job, l.claim + x.position as claim, t.max_attempts, c.reason
+      select j as job, l.claim + x.position as claim, t.max_attempts, t.name as task, c.reason
       from unnest(l.job_ids) with ordinality x (id, position)
       join offstage_private.job j on j.id = x.id and j.released_claim < l.claim
       join offstage_private.task t on t.id = j.task_id
@@ -44,17 +44,19 @@ begin
       delete from offstage_private.job j using decided d where j.id = d.id and d.outcome = 'cancelled'
     ), changed as (
       update offstage_private.job j set released_claim = d.claim, attempts = j.attempts + l.spent::integer, crashes = d.crashes,
-        failed = d.outcome = 'failed', last_error = case when crashed and l.spent then d.why else j.last_error end
+        failed = d.outcome = 'failed', last_error = case when crashed and l.spent then d.why else j.last_error end,
+        fingerprint = case when d.outcome = 'failed' then offstage_private.fingerprint(d.task, case when crashed and l.spent then d.why else j.last_error end) else j.fingerprint end
       from decided d where j.id = d.id and d.outcome <> 'cancelled'
     ), again as (
       insert into offstage_private.ticket (run_at, job_id, lane_id, queue_id, priority)
       select (d.job).run_at, d.id, (d.job).lane_id, (d.job).queue_id, (d.job).priority from decided d where d.outcome in ('rescued', 'released')
     ), kept as (
       insert into offstage_private.history
-        (settled_at, job_id, claim, added_at, run_at, claimed_at, task_id, queue_id, worker_id, attempt, priority, outcome, key, error, payload)
+        (settled_at, job_id, claim, added_at, run_at, claimed_at, task_id, queue_id, worker_id, attempt, priority, outcome, key, error, payload, fingerprint)
       select at, d.id, d.claim, (d.job).added_at, (d.job).run_at, l.claimed_at, (d.job).task_id, (d.job).queue_id, l.worker_id,
         (d.job).attempts + 1, (d.job).priority, o.outcome, (d.job).key, case o.outcome when 'cancelled' then d.reason else d.why end,
-        case when o.outcome not in ('rescued', 'released') then (d.job).payload end
+        case when o.outcome not in ('rescued', 'released') then (d.job).payload end,
+        case when o.outcome = d.outcome and d.outcome in ('rescued', 'failed') then offstage_private.fingerprint(d.task, d.why) end  -- once an attempt
       from decided d cross join lateral (select case when l.spent then 'rescued' else 'released' end union select d.outcome) o (outcome)
       returning task_id, queue_id, outcome
     ), counted as (
@@ -64,6 +66,8 @@ begin
       group by 2, 3, 4
     ), forgotten as (
       delete from offstage_private.cancellation c using decided d where c.job_id = d.id
+    ), aside as (
+      insert into offstage_private.set_aside (at, job_id) select at, d.id from decided d where d.outcome = 'failed' and d.crashes >= 3
     )
     select count(*) as n,
       array_agg(d.claim) filter (where (d.job).queue_id is not null) as slot_claims,
@@ -137,6 +141,9 @@ begin
   dead := array(select w.id from offstage_private.worker w where 'worker-' || w.id = any (worker_ids) order by w.id for update);
   update offstage_private.worker w set dead_at = coalesce(w.dead_at, offstage_private.clock()) where w.id = any (dead);
   perform offstage_private.give_back(dead, false);
+  if dead <> '{}' then
+    perform offstage_private.note('unlock', (select string_agg('worker-' || w, ', ') from unnest(dead) w), null, null, null, null);
+  end if;
 end $$;
 
 -- Takes their jobs away from these workers ("worker-17", as in jobs.locked_by), which are treated as dead from now on:
@@ -207,6 +214,8 @@ create or replace function offstage.tidy(keep_days integer default null) returns
 language plpgsql as $$
 declare
   at timestamptz := offstage_private.clock();
+  yesterday timestamptz := at - interval '1 day';
+  long_ago timestamptz := at - interval '90 days';
 begin
   if not pg_try_advisory_xact_lock(hashtext('offstage'), -3) then
     return;
@@ -218,6 +227,12 @@ begin
   where c.requested_at < at - interval '1 min' and not exists (select from offstage_private.job j where j.id = c.job_id);
   delete from offstage_private.progress p
   where p.reported_at < at - interval '1 min' and not exists (select from offstage_private.job j where j.id = p.job_id);
+  delete from offstage_private.set_aside a where a.at < yesterday;
+  delete from offstage_private.audit a
+  where a.id = any (array(select o.id from offstage_private.audit o where o.at < long_ago order by o.at limit 10000));
+  -- Jobs that failed before there were fingerprints, or were put here by hand.
+  update offstage_private.job j set fingerprint = offstage_private.fingerprint((select t.name from offstage_private.task t where t.id = j.task_id), j.last_error)
+  where j.id = any (array(select o.id from offstage_private.job o where o.failed and o.fingerprint is null order by o.id limit 1000 for update skip locked));
   delete from offstage_private.worker w
   where w.dead_at < at - interval '1 day' and not exists (select from offstage_private.lease l where l.worker_id = w.id);
 

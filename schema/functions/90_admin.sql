@@ -42,12 +42,15 @@ create or replace function offstage.complete_jobs(job_ids bigint[]) returns seto
 language plpgsql as $$
 declare
   j offstage_private.job;
+  changed bigint[] := '{}';
 begin
   for j in select * from offstage_private.seize(job_ids) loop
     delete from offstage_private.job o where o.id = j.id;
     perform offstage_private.ended(j, 'completed', null);
+    changed := changed || j.id;
     return next offstage_private.job_row(j);
   end loop;
+  perform offstage_private.note('complete', null, changed, null, null, null);
 end $$;
 
 -- Sets jobs that are not running aside as failed, as if their last attempt had failed with this message.
@@ -56,14 +59,18 @@ returns setof offstage._private_jobs
 language plpgsql as $$
 declare
   j offstage_private.job;
+  changed bigint[] := '{}';
 begin
   for j in select * from offstage_private.seize(job_ids) loop
     update offstage_private.job o
-    set failed = true, attempts = offstage_private.attempts_of(o), updated_at = now(), last_error = coalesce(error_message, 'Manually marked as failed')
+    set failed = true, attempts = offstage_private.attempts_of(o), updated_at = now(), last_error = coalesce(error_message, 'Manually marked as failed'),
+      fingerprint = offstage_private.fingerprint((select t.name from offstage_private.task t where t.id = o.task_id), coalesce(error_message, 'Manually marked as failed'))
     where o.id = j.id returning o.* into j;
     perform offstage_private.ended(j, 'failed', j.last_error);
+    changed := changed || j.id;
     return next offstage_private.job_row(j);
   end loop;
+  perform offstage_private.note('fail', null, changed, null, null, error_message);
 end $$;
 
 -- Changes when and how often jobs that are not running are tried; null leaves a value. A failed job with attempts
@@ -78,6 +85,7 @@ create or replace function offstage.reschedule_jobs(
 language plpgsql as $$
 declare
   j offstage_private.job;
+  changed bigint[] := '{}';
   failed_before boolean;
 begin
   for j in select * from offstage_private.seize(job_ids) loop
@@ -96,15 +104,20 @@ begin
       j.crashes := 0;
     end if;
     update offstage_private.job o set run_at = j.run_at, priority = j.priority, attempts = j.attempts, max_attempts = j.max_attempts,
-      updated_at = j.updated_at, failed = j.failed, crashes = j.crashes
+      updated_at = j.updated_at, failed = j.failed, crashes = j.crashes,
+      fingerprint = case when j.failed and not failed_before
+        then offstage_private.fingerprint((select t.name from offstage_private.task t where t.id = o.task_id), coalesce(j.last_error, 'no attempts are left')) else o.fingerprint end
     where o.id = j.id;
     if not j.failed then
       perform offstage_private.place(j, offstage_private.clock());
     elsif not failed_before then
       perform offstage_private.ended(j, 'failed', coalesce(j.last_error, 'no attempts are left'));
     end if;
+    changed := changed || j.id;
     return next offstage_private.job_row(j);
   end loop;
+  perform offstage_private.note('reschedule', null, changed, null, json_strip_nulls(json_build_object('run_at', reschedule_jobs.run_at,
+    'priority', reschedule_jobs.priority, 'attempts', reschedule_jobs.attempts, 'max_attempts', reschedule_jobs.max_attempts)), null);
 end $$;
 
 -- Cancels jobs: waiting ones end at once, running ones are told and end as cancelled when their attempt stops (or
@@ -114,6 +127,7 @@ language plpgsql as $$
 declare
   j offstage_private.job;
   seized bigint[] := '{}';
+  changed bigint[] := '{}';
 begin
   for j in select * from offstage_private.seize(job_ids) loop
     seized := seized || j.id;
@@ -122,6 +136,7 @@ begin
     end if;
     delete from offstage_private.job o where o.id = j.id;
     perform offstage_private.ended(j, 'cancelled', coalesce(reason, 'cancelled by hand'));
+    changed := changed || j.id;
     job_id := j.id; answer := 'cancelled';
     return next;
   end loop;
@@ -132,12 +147,14 @@ begin
     where o.id <> all (seized)
     on conflict on constraint cancellation_pkey do nothing returning c.job_id
   loop
+    changed := changed || job_id;
     answer := 'requested';
     return next;
   end loop;
   if answer = 'requested' then
     perform pg_notify('offstage:cancel', 'offstage');
   end if;
+  perform offstage_private.note('cancel', null, changed, null, null, reason);
 end $$;
 
 -- Tries failed jobs again, from attempt 1, now; waiting ones run now instead of later. Running ones are left out.
@@ -145,6 +162,7 @@ create or replace function offstage.retry_jobs(job_ids bigint[]) returns setof o
 language plpgsql as $$
 declare
   j offstage_private.job;
+  changed bigint[] := '{}';
 begin
   for j in select * from offstage_private.seize(job_ids) loop
     if j.failed then
@@ -156,8 +174,10 @@ begin
     where o.id = j.id returning o.* into j;
     delete from offstage_private.cancellation c where c.job_id = j.id;  -- one that came too late for the last attempt
     perform offstage_private.place(j, greatest(offstage_private.clock(), j.run_at));
+    changed := changed || j.id;
     return next offstage_private.job_row(j);
   end loop;
+  perform offstage_private.note('retry', null, changed, null, null, null);
 end $$;
 
 -- Deletes jobs that are not running, failed ones too; history says removed. Answers the ids.
@@ -165,12 +185,15 @@ create or replace function offstage.delete_jobs(job_ids bigint[]) returns setof 
 language plpgsql as $$
 declare
   j offstage_private.job;
+  changed bigint[] := '{}';
 begin
   for j in select * from offstage_private.seize(job_ids) loop
     delete from offstage_private.job o where o.id = j.id;
     perform offstage_private.ended(j, 'removed', null);
+    changed := changed || j.id;
     return next j.id;
   end loop;
+  perform offstage_private.note('delete', null, changed, null, null, null);
 end $$;
 
 -- Stops a queue: its waiting jobs stay, running ones finish. The queue is made when it is new.
@@ -179,7 +202,11 @@ language plpgsql as $$
 declare
   q integer := offstage_private.queue_id(queue_name);
 begin
-  insert into offstage_private.queue_setting as o (queue_id, paused) values (q, true) on conflict (queue_id) do update set paused = true;
+  insert into offstage_private.queue_setting as o (queue_id, paused) values (q, true)
+  on conflict (queue_id) do update set paused = true where not o.paused;
+  if found then
+    perform offstage_private.note('pause', 'queue ' || queue_name, null, null, null, null);
+  end if;
 end $$;
 
 -- Lets a paused queue go on: its jobs get their turns again within milliseconds.
@@ -188,7 +215,10 @@ language plpgsql as $$
 declare
   q integer := offstage_private.queue_id(queue_name);
 begin
-  update offstage_private.queue_setting o set paused = false where o.queue_id = q;
+  update offstage_private.queue_setting o set paused = false where o.queue_id = q and o.paused;
+  if found then
+    perform offstage_private.note('resume', 'queue ' || queue_name, null, null, null, null);
+  end if;
   insert into offstage_private.handover (queue_id, due_at) values (q, offstage_private.clock());
   perform pg_notify('offstage:due', 'offstage');
 end $$;
@@ -198,9 +228,11 @@ create or replace function offstage.configure_queue(queue_name text, concurrency
 language plpgsql as $$
 declare
   q integer := offstage_private.queue_id(queue_name);
+  old integer := coalesce((select o.concurrency from offstage_private.queue_setting o where o.queue_id = q), 1);
 begin
   insert into offstage_private.queue_setting as o (queue_id, concurrency) values (q, configure_queue.concurrency)
   on conflict (queue_id) do update set concurrency = excluded.concurrency;
+  perform offstage_private.note('configure', 'queue ' || queue_name, null, json_build_object('concurrency', old), json_build_object('concurrency', configure_queue.concurrency), null);
   insert into offstage_private.handover (queue_id, due_at) values (q, offstage_private.clock());
   perform pg_notify('offstage:due', 'offstage');
 end $$;
@@ -211,7 +243,10 @@ language plpgsql as $$
 declare
   t integer := offstage_private.task_id(task);
 begin
-  update offstage_private.task o set paused = true, revision = o.revision + 1 where o.id = t;
+  update offstage_private.task o set paused = true, revision = o.revision + 1 where o.id = t and not o.paused;
+  if found then
+    perform offstage_private.note('pause', 'task ' || task, null, null, null, null);
+  end if;
 end $$;
 
 -- Lets a paused task go on.
@@ -220,57 +255,30 @@ language plpgsql as $$
 declare
   t integer := offstage_private.task_id(task);
 begin
-  update offstage_private.task o set paused = false, revision = o.revision + 1 where o.id = t;
+  update offstage_private.task o set paused = false, revision = o.revision + 1 where o.id = t and o.paused;
+  if found then
+    perform offstage_private.note('resume', 'task ' || task, null, null, null, null);
+  end if;
   perform pg_notify('offstage:wake', 'offstage');
 end $$;
+
+-- What is set on a task, as configure_task() takes it.
+create or replace function offstage_private.settings_of(of_task integer) returns json
+language sql stable as $$
+  select json_build_object('max_attempts', t.max_attempts, 'retry', t.retry, 'timeout', t.timeout, 'keep', t.keep)
+  from offstage_private.task t where t.id = of_task
+$$;
 
 -- Changes the settings of a task: {"max_attempts": 5, "retry": {"policy": "fixed", "delay": "10 s"}, "timeout": "30 s",
 -- "keep": "failures"}. What is not named stays; null takes the default again. Raises 22023, 23514.
 create or replace function offstage.configure_task(task text, settings json) returns void
 language plpgsql as $$
-begin
-  perform offstage_private.set_task(offstage_private.task_id(task), settings::jsonb);
-end $$;
-
--- Why a job is where it is, in a sentence.
-create or replace function offstage.explain(job_id bigint) returns text
-language plpgsql stable as $$
 declare
-  j offstage_private.job;
-  t offstage_private.task;
-  q offstage_private.queue;
-  s text;
-  l record;
+  t integer := offstage_private.task_id(task);
+  old json := offstage_private.settings_of(t);
 begin
-  select o.* into j from offstage_private.job o where o.id = explain.job_id;
-  if not found then
-    select 'ended at ' || h.settled_at || ' as ' || h.outcome || coalesce(': ' || h.error, '') into s from offstage_private.history h
-    where h.job_id = explain.job_id and h.outcome in ('succeeded', 'failed', 'cancelled', 'removed', 'completed') order by h.settled_at + interval '0' desc limit 1;
-    return coalesce(s, 'unknown: there is no such job, or it has ended and its history is not kept');
-  end if;
-  select o.* into t from offstage_private.task o where o.id = j.task_id;
-  select o.* into q from offstage_private.queue o where o.id = j.queue_id;
-  s := offstage_private.state_of(j);
-  return case s
-    when 'failed' then format('failed after %s attempt(s): %s; retry_jobs tries it again', j.attempts, coalesce(j.last_error, 'no error is known'))
-    when 'scheduled' then format('scheduled for %s%s', j.run_at, case when j.attempts > 0 then format(', after failed attempt %s: %s', j.attempts, j.last_error) else '' end)
-    when 'paused' then case when t.paused then format('its task %L is paused; resume_task(%L) lets it go on', t.name, t.name)
-      else format('its queue %L is paused; resume_queue(%L) lets it go on', q.name, q.name) end
-    when 'parked' then format('its queue %L runs %s job(s) at a time and is busy; %s wait(s) in it', q.name, coalesce((select o.concurrency from offstage_private.queue_setting o where o.queue_id = q.id), 1),
-      (select count(*) from (select from offstage_private.parked p where p.queue_id = j.queue_id limit 10001) x))
-    when 'waiting' then case
-      when not exists (select from offstage_private.worker w where w.dead_at is null and w.beat_at > offstage_private.clock() - 5 * w.period)
-        then 'waiting: no worker is running'
-      when not exists (select from offstage_private.worker w
-                       where w.dead_at is null and w.beat_at > offstage_private.clock() - 5 * w.period and j.task_id = any (w.tasks))
-        then format('waiting: no running worker knows the task %L', t.name) || coalesce((
-          select format('; worker %s (pid %s on %s) has it, but: %s', w.id, w.pid, w.host, w.unable ->> t.name) from offstage_private.worker w
-          where w.dead_at is null and w.beat_at > offstage_private.clock() - 5 * w.period and w.unable ? t.name order by w.id desc limit 1), '')
-      else 'waiting for a free slot of a worker' end
-    else coalesce((select format('attempt %s is running on worker %s (pid %s on %s) since %s', j.attempts + 1, w.id, w.pid, w.host, o.claimed_at)
-      || case when w.dead_at is not null then '; that worker is dead, it will be rescued' else '' end
-      from offstage_private.lease_of(j) o join offstage_private.worker w on w.id = o.worker_id), 'between two places; look again')
-  end;
+  perform offstage_private.set_task(t, settings::jsonb);
+  perform offstage_private.note('configure', 'task ' || task, null, old, offstage_private.settings_of(t), null);
 end $$;
 
 -- All jobs that have not ended. The first fifteen columns are graphile_worker's.

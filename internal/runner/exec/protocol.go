@@ -11,12 +11,13 @@ import (
 	"github.com/offstage-dev/offstage"
 )
 
-// What a task is told, and how. The variables and stdin are those of Graphile Worker's executables; the last two are ours.
+// What a task is told, and how. The variables and stdin are those of Graphile Worker's executables; the last three are ours.
 const (
 	variablePrefix   = "GRAPHILE_WORKER_"
 	keyVariable      = variablePrefix + "JOB_KEY"
 	resultVariable   = "OFFSTAGE_RESULT"
 	progressVariable = "OFFSTAGE_PROGRESS"
+	traceVariable    = "TRACEPARENT" // as OpenTelemetry has it for environments
 )
 
 // environment is inherited with the job's variables; result and progress are the paths for those, "" if none can be taken.
@@ -24,7 +25,7 @@ func environment(inherited []string, job *offstage.Job, result, progress string)
 	// These may be absent, so a value of the worker's own must not show through.
 	env := slices.DeleteFunc(slices.Clone(inherited), func(v string) bool {
 		name, _, _ := strings.Cut(v, "=")
-		return name == keyVariable || name == resultVariable || name == progressVariable
+		return name == keyVariable || name == resultVariable || name == progressVariable || name == traceVariable
 	})
 	set := func(name, value string) { env = append(env, name+"="+value) }
 	set(variablePrefix+"PAYLOAD_FORMAT", "json")
@@ -37,6 +38,9 @@ func environment(inherited []string, job *offstage.Job, result, progress string)
 	set(variablePrefix+"JOB_MAX_ATTEMPTS", strconv.Itoa(job.MaxAttempts))
 	set(variablePrefix+"JOB_PRIORITY", strconv.Itoa(job.Priority))
 	set(variablePrefix+"JOB_RUN_AT", job.RunAt.UTC().Format("2006-01-02T15:04:05.000Z"))
+	if job.Traceparent != "" {
+		set(traceVariable, job.Traceparent)
+	}
 	if result != "" {
 		set(resultVariable, result)
 	}

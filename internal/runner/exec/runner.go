@@ -2,7 +2,8 @@
 //
 //   - it is started without arguments in the worker's working directory, with the worker's environment and
 //     GRAPHILE_WORKER_PAYLOAD_FORMAT (json), _TASK_IDENTIFIER, _JOB_ID, _JOB_KEY (absent if the job has none),
-//     _JOB_ATTEMPTS (the running one counted), _JOB_MAX_ATTEMPTS, _JOB_PRIORITY and _JOB_RUN_AT;
+//     _JOB_ATTEMPTS (the running one counted), _JOB_MAX_ATTEMPTS, _JOB_PRIORITY and _JOB_RUN_AT; besides, TRACEPARENT
+//     (absent if the job is in no trace);
 //   - stdin is {"payload":…} on one line without a line end, then the end of file. It need not be read.
 //
 // What becomes of it:

@@ -175,12 +175,12 @@ func TestRunTellsTheTaskItsJob(t *testing.T) {
 	t.Parallel()
 	b := with(t, `
 echo "pid $$"
-env | grep '^GRAPHILE_WORKER\|^INHERITED' | sort
+env | grep '^GRAPHILE_WORKER\|^INHERITED\|^TRACEPARENT' | LC_ALL=C sort
 pwd -P
 echo "args $#"
 cat
 `, func(c *Config) {
-		c.Env = append(os.Environ(), "INHERITED=yes", "GRAPHILE_WORKER_JOB_KEY=stale", "GRAPHILE_WORKER_JOB_ID=stale", "GRAPHILE_WORKER_DEBUG=1")
+		c.Env = append(os.Environ(), "INHERITED=yes", "GRAPHILE_WORKER_JOB_KEY=stale", "GRAPHILE_WORKER_JOB_ID=stale", "GRAPHILE_WORKER_DEBUG=1", "TRACEPARENT=stale")
 	})
 	cwd, err := os.Getwd()
 	if err != nil {
@@ -193,8 +193,9 @@ cat
 	j := &offstage.Job{
 		ID: 9007199254740993, Task: "task", Key: "a key", Payload: json.RawMessage("{ \"n\":\n 12345678901234567890, \"s\": \"a  b\" }"),
 		Priority: -3, RunAt: time.Date(2026, 3, 1, 1, 2, 3, 45_999_999, time.FixedZone("", 3600)), Attempt: 2, MaxAttempts: 5,
+		Traceparent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
 	}
-	want := func(key string) string {
+	want := func(key, trace string) string {
 		return `GRAPHILE_WORKER_DEBUG=1
 GRAPHILE_WORKER_JOB_ATTEMPTS=2
 GRAPHILE_WORKER_JOB_ID=9007199254740993
@@ -204,7 +205,7 @@ GRAPHILE_WORKER_JOB_RUN_AT=2026-03-01T00:02:03.045Z
 GRAPHILE_WORKER_PAYLOAD_FORMAT=json
 GRAPHILE_WORKER_TASK_IDENTIFIER=task
 INHERITED=yes
-` + cwd + `
+` + trace + cwd + `
 args 0
 {"payload":{"n":12345678901234567890,"s":"a  b"}}`
 	}
@@ -212,15 +213,15 @@ args 0
 		t.Errorf("result %q", result)
 	}
 	_, got, _ := strings.Cut(b.log.text("INFO"), "\n")
-	if got != want("GRAPHILE_WORKER_JOB_KEY=a key\n") {
+	if got != want("GRAPHILE_WORKER_JOB_KEY=a key\n", "TRACEPARENT=00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\n") {
 		t.Errorf("got\n%s", got)
 	}
 
 	b.log.lines = nil
-	j.Key = ""
+	j.Key, j.Traceparent = "", ""
 	b.succeed(t.Context(), j)
 	_, got, _ = strings.Cut(b.log.text("INFO"), "\n")
-	if got != want("") {
+	if got != want("", "") {
 		t.Errorf("without a key, got\n%s", got)
 	}
 }

@@ -53,6 +53,7 @@ type more struct {
 	Key       string   `json:"key,omitempty"`
 	Flags     []string `json:"flags,omitempty"`
 	LastError string   `json:"last_error,omitempty"`
+	Trace     string   `json:"trace,omitempty"`
 }
 
 // appendJob appends the item of an attempt. The payload goes along as it is, on one line.
@@ -87,10 +88,10 @@ func appendJob(b []byte, seq int64, task int, job *offstage.Job, claim worker.Cl
 	number(time.Now().UnixMilli())
 	number(int64(claim.TaskID))
 	number(int64(claim.Worker))
-	if !job.HasQueue && job.Key == "" && job.Flags == nil && job.LastError == "" {
+	if !job.HasQueue && job.Key == "" && job.Flags == nil && job.LastError == "" && job.Traceparent == "" {
 		return append(b, '0', ']')
 	}
-	m := more{QueueID: claim.QueueID, Key: job.Key, Flags: job.Flags, LastError: job.LastError}
+	m := more{QueueID: claim.QueueID, Key: job.Key, Flags: job.Flags, LastError: job.LastError, Trace: job.Traceparent}
 	if job.HasQueue {
 		m.Queue = &job.Queue
 	}

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"strings"
@@ -55,7 +56,31 @@ func TestHelpers(t *testing.T) {
 			return [one.task_identifier, one.payload, typeof one.id, one.run_at instanceof Date, two.priority, await getQueueName(), await getQueueName(two.job_queue_id),
 				job.locked_by.startsWith("worker-"), job.task_id > 0, wrong] }`,
 		"done.js": `module.exports = ({ n }) => n`,
+		"traced.js": `module.exports = async (payload, { traceparent, addJob, addJobs }) => {
+			await addJob("traceless", {}, { options: { keep: "all" } });
+			await addJobs([{ identifier: "traceless", payload: {} }]);
+			await addJob("traceless", {}, { options: { traceparent: "00-2-2-00" } });
+			return traceparent ?? "none" }`,
 	})
+	// What a task adds is in its trace.
+	for parent, want := range map[string]string{"00-1-1-01": "00-1-1-01 00-1-1-01 00-2-2-00", "": "00-2-2-00"} {
+		id, err := client.Add(t.Context(), "traced", nil, offstage.Options{Traceparent: parent})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.eventually(func() bool { st, err := client.Status(t.Context(), id); return err == nil && st.Outcome != "" })
+		st, err := client.Status(t.Context(), id)
+		if told := `"` + cmp.Or(parent, "none") + `"`; err != nil || string(st.Result) != told {
+			t.Errorf("%s %v, want %s", st.Result, err, told)
+		}
+		var added string
+		err = pool.QueryRow(t.Context(), `with gone as (select j.id, j.options ->> 'traceparent' as trace from offstage_private.job j join offstage_private.task t on t.id = j.task_id where t.name = 'traceless')
+			select string_agg(trace, ' ' order by id) from (select id, trace from gone, lateral offstage.delete_jobs(array[id])) x`).Scan(&added)
+		if err != nil || added != want {
+			t.Errorf("added in %q, want %q (%v)", added, want, err)
+		}
+	}
+
 	id, err := client.Add(t.Context(), "progress", nil)
 	if err != nil {
 		t.Fatal(err)

@@ -139,6 +139,11 @@ class Attempt {
     };
   }
 
+  // traceparent: the trace that the attempt belongs to, and so do the jobs that it adds.
+  get traceparent() {
+    return (this.item[MORE] || {}).trace;
+  }
+
   get logger() {
     return (this.made.logger ??= new Logger(this, {}));
   }
@@ -168,11 +173,11 @@ class Attempt {
   }
 
   addJob(identifier, payload, spec = {}) {
-    return this.call("addJob", addition({ ...spec, identifier, payload: payload ?? {} })).then((row) => jobOf(row, identifier));
+    return this.call("addJob", addition({ ...spec, identifier, payload: payload ?? {} }, this.traceparent)).then((row) => jobOf(row, identifier));
   }
 
   addJobs(specs, preserveRunAt = false) {
-    return this.call("addJobs", specs.map((spec) => addition({ ...spec, payload: spec.payload ?? {} })), preserveRunAt).then((rows) => rows.map((row, i) => jobOf(row, specs[i].identifier)));
+    return this.call("addJobs", specs.map((spec) => addition({ ...spec, payload: spec.payload ?? {} }, this.traceparent)), preserveRunAt).then((rows) => rows.map((row, i) => jobOf(row, specs[i].identifier)));
   }
 
   getQueueName(id = this.job.job_queue_id) {
@@ -208,8 +213,9 @@ class Attempt {
 }
 
 // addition is what the worker needs to add a job. As in Graphile Worker, what is empty or zero counts as not given.
-function addition(spec) {
-  const { identifier, payload, queueName, runAt, maxAttempts, jobKey, jobKeyMode, priority, flags, notifyChannel, options } = spec;
+function addition(spec, traceparent) {
+  const { identifier, payload, queueName, runAt, maxAttempts, jobKey, jobKeyMode, priority, flags, notifyChannel } = spec;
+  const options = traceparent ? { traceparent, ...spec.options } : spec.options;
   return {
     identifier,
     payload: stringify(payload),

@@ -39,6 +39,7 @@ class Lazy {
     const own = { configurable: true, enumerable: true };
     Object.defineProperty(helpers, "abortSignal", { ...own, get: () => attempt.signal });
     Object.defineProperty(helpers, "abortPromise", { ...own, get: () => attempt.abortPromise });
+    Object.defineProperty(helpers, "traceparent", { configurable: true, get: () => attempt.traceparent }); // Graphile's have none
     return helpers;
   }
 

@@ -1,0 +1,185 @@
+-- Errors that are alike, as groups. An attempt that failed has the fingerprint of its error in history, a failed job its last one.
+
+-- The line of an error that tells what happened: the first one, or the last one of a Python traceback.
+create or replace function offstage_private.error_line(error text) returns text
+language plpgsql immutable as $$
+declare
+  head text := ltrim(left(error, 1000), E' \t\r\n');
+  line text := split_part(head, E'\n', 1);
+begin
+  if strpos(line, 'Traceback (most recent call last)') > 0 then
+    line := regexp_replace(right(rtrim(error, E' \t\r\n'), 1000), '^.*\n', '');
+  end if;
+  line := rtrim(line, E' \t\r');
+  if right(line, 11) = ': set aside' then
+    line := regexp_replace(line, ', the third( time)? in a row: set aside$', '');
+  end if;
+  return ltrim(left(line, 300), E' \t');
+end $$;
+
+-- What kind of error it is, as far as its line says: TypeError, exit status 3, SQLSTATE 23505, HTTP 503; '' if it does not.
+-- What is looked for first is cheap, and most often not there.
+create or replace function offstage_private.line_class(line text) returns text
+language plpgsql immutable as $$
+declare
+  class text;
+begin
+  if strpos(line, 'SQLSTATE') > 0 then
+    class := 'SQLSTATE ' || substring(line from 'SQLSTATE[ :=]*([0-9A-Z]{5})\M');
+  end if;
+  if class is null and line ~ '^[A-Z]|^[A-Za-z_$][\w$]*(?:\.|::)' then
+    class := substring(line from '^(?:Uncaught )?((?:[A-Za-z_$][\w$]*(?:\.|::))*[A-Z][\w$]*)(?: \[\w+\])?(?::|$)');
+  end if;
+  if class is null and left(line, 1) in ('e', 'k', 'p', 'c') then
+    class := substring(line from '^(exit status \d+|killed by SIG[A-Z0-9]+|killed by signal \d+|panic|context deadline exceeded|context canceled)\M');
+  end if;
+  if class is null and (strpos(line, 'tatus') > 0 or strpos(line, 'HTTP') > 0) then
+    class := 'HTTP ' || substring(line from '(?:HTTP(?:/[\d.]+)?|[Ss]tatus(?: code)?)[ :=]+([1-5]\d\d)\M');
+  end if;
+  if class is null and left(line, 7) = 'worker ' then
+    class := 'worker ' || substring(line from '^worker \d+ \(.*\) (died) during');
+  end if;
+  return coalesce(class, '');
+end $$;
+
+-- The line without what differs from job to job: numbers, identifiers, quoted text, paths, addresses, times.
+create or replace function offstage_private.normalised_line(line text) returns text
+language plpgsql immutable as $$
+declare
+  l text := line;
+begin
+  if strpos(l, '"') > 0 or strpos(l, '''') > 0 or strpos(l, '`') > 0 then
+    l := regexp_replace(l, '(?<!\w)(?:"[^"]*"|''[^'']*''|`[^`]*`)(?!\w)', '<text>', 'g');
+  end if;
+  if strpos(l, '@') > 0 then
+    l := regexp_replace(l, '[\w.+-]+@[\w-]+(?:\.[\w-]+)+', '<email>', 'g');
+  end if;
+  if strpos(l, '/') > 0 or strpos(l, '\') > 0 then
+    l := regexp_replace(l, '\m[A-Za-z][A-Za-z0-9+.-]*://[^\s)>]+', '<url>', 'g');
+    l := regexp_replace(l, '(?<![\w<>])(?:~?/|\.{1,2}/|[A-Za-z]:\\)[\w.@%+~-]+(?:[/\\][\w.@%+~-]+)*[/\\]?(?::\d+)*', '<path>', 'g');
+  end if;
+  if l ~ '\d' then
+    if strpos(l, '-') > 0 then
+      l := regexp_replace(l, '\m[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}\M', '<uuid>', 'g');
+      l := regexp_replace(l, '\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:[.,]\d+)?)?(?: ?(?:Z|[+-]\d\d(?::?\d\d)?))?)?', '<time>', 'g');
+    end if;
+    if l ~ '[0-9a-fA-F]{8}|0x' then
+      l := regexp_replace(l, '\m0x[0-9a-fA-F]+\M|\m(?=[a-fA-F]*\d)(?=\d*[a-fA-F])[0-9a-fA-F]{8,}\M', '<hex>', 'g');
+    end if;
+    l := regexp_replace(l, case when l ~ '[Ss]tatus|code|SQLSTATE|HTTP'  -- those say what it is
+      then '(?<![Ss]tatus |[Ss]tatus: |code |code: |SQLSTATE |HTTP |\d|\.)\d+(?:\.\d+)*' else '\d+(?:\.\d+)*' end, '<n>', 'g');
+  end if;
+  return l;
+end $$;
+
+create or replace function offstage_private.error_class(error text) returns text
+language plpgsql immutable as $$ begin return offstage_private.line_class(coalesce(offstage_private.error_line(error), '')); end $$;
+
+create or replace function offstage_private.normalised(error text) returns text
+language plpgsql immutable as $$ begin return offstage_private.normalised_line(coalesce(offstage_private.error_line(error), '')); end $$;
+
+-- The same for all errors of a task that are alike: twelve hexadecimal digits.
+create or replace function offstage_private.fingerprint(task text, error text) returns text
+language plpgsql immutable as $$
+declare
+  line text := coalesce(offstage_private.error_line(error), '');
+begin
+  return left(md5(concat_ws(E'\n', task, offstage_private.line_class(line), offstage_private.normalised_line(line))), 12);
+end $$;
+
+-- All that is known of the errors with one fingerprint. Counts stop at "most". No row: there is none any more.
+create or replace function offstage_private.error_group(of_fingerprint text, most integer)
+returns table (
+  fingerprint text, task text, class text, message text, sample text, first_seen timestamptz, last_seen timestamptz,
+  hour bigint, day bigint, week bigint, failed bigint, counted_to integer, last_job bigint
+)
+language plpgsql stable
+set jit = off set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off
+as $$
+#variable_conflict use_column
+declare
+  at timestamptz := offstage_private.clock();
+begin
+  return query
+    with latest as materialized (
+      (select 1 as n, h.settled_at, h.job_id, h.task_id, h.error from offstage_private.history h
+       where h.fingerprint = of_fingerprint order by h.settled_at desc limit 1)
+      union all  -- of what history has not, or not any more
+      (select 2, j.updated_at, j.id, j.task_id, j.last_error from offstage_private.job j
+       where j.failed and j.fingerprint = of_fingerprint order by j.id desc limit 1)
+      limit 1
+    )
+    select of_fingerprint, t.name, offstage_private.error_class(l.error), offstage_private.normalised(l.error), left(l.error, 300),
+      coalesce((select h.settled_at from offstage_private.history h where h.fingerprint = of_fingerprint order by h.settled_at limit 1), l.settled_at),
+      l.settled_at, c.hour, c.day, c.week,
+      (select count(*) from (select from offstage_private.job j where j.failed and j.fingerprint = of_fingerprint limit most) x), most, l.job_id
+    from latest l
+    join offstage_private.task t on t.id = l.task_id
+    cross join lateral (
+      select count(*) filter (where s.settled_at > at - interval '1 hour') as hour, count(*) filter (where s.settled_at > at - interval '1 day') as day,
+        count(*) as week
+      from (
+        select h.settled_at from offstage_private.history h
+        where h.fingerprint = of_fingerprint and h.settled_at > at - interval '7 days' order by h.settled_at desc limit most) s
+    ) c;
+end $$;
+
+-- Errors that are alike, as groups, of one task if wanted, the last seen first: what kind it is (class, '' if nobody knows), the
+-- message without what differs from job to job, the error of the last job (its first 300 characters), when such an error was
+-- first and last seen in what history keeps, in how many attempts in the last hour, day and week, and how many jobs are there that
+-- have failed with it. Counts stop at counted_to. Looks at about a thousand groups of the latest days, and answers at most max_rows of them. The jobs
+-- of a group: those whose fingerprint it is. Locks nothing.
+create or replace function offstage.errors(task text default null, max_rows integer default 100)
+returns table (
+  fingerprint text, task_identifier text, class text, message text, sample text, first_seen timestamptz, last_seen timestamptz,
+  hour bigint, day bigint, week bigint, failed bigint, counted_to integer, last_job bigint
+)
+language plpgsql stable
+set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off
+as $$
+#variable_conflict use_column
+declare
+  wanted integer := least(greatest(max_rows, 1), 1000);
+  of_task integer := (select t.id from offstage_private.task t where t.name = $1);
+  prints text[] := '{}';
+  ats timestamptz[] := '{}';
+  tasks integer[] := '{}';
+  chosen text[];
+  part record;
+  f record;
+begin
+  -- Each fingerprint once, a step of the index for each, from the latest day to the first; of the jobs those, too, of which history
+  -- has nothing.
+  for part in
+    select 'history' as kind, c.relname from pg_catalog.pg_inherits i join pg_catalog.pg_class c on c.oid = i.inhrelid
+    where i.inhparent = 'offstage_private.history'::regclass
+    union all select 'job', 'job'
+    order by 1, 2 desc
+  loop
+    execute format($q$
+      with recursive step (fingerprint) as (
+        (select x.fingerprint from offstage_private.%1$I x where x.fingerprint is not null and %2$s order by x.fingerprint limit 1)
+        union all
+        select (select x.fingerprint from offstage_private.%1$I x where x.fingerprint > s.fingerprint and %2$s order by x.fingerprint limit 1)
+        from step s where s.fingerprint is not null
+      )
+      select array_agg(s.fingerprint) as prints, array_agg(l.at) as ats, array_agg(l.task_id) as tasks
+      from (select o.fingerprint from step o where o.fingerprint is not null limit 1000) s
+      cross join lateral (select x.%3$I as at, x.task_id from offstage_private.%1$I x where x.fingerprint = s.fingerprint and %2$s order by x.%4$I desc limit 1) l $q$,
+      part.relname, case part.kind when 'job' then 'x.failed' else 'true' end, case part.kind when 'job' then 'updated_at' else 'settled_at' end,
+      case part.kind when 'job' then 'id' else 'settled_at' end)
+    into f;
+    prints := prints || f.prints;
+    ats := ats || f.ats;
+    tasks := tasks || f.tasks;
+    exit when cardinality(prints) >= 1000;
+  end loop;
+  chosen := array(
+    select u.fingerprint from unnest(prints, ats, tasks) u (fingerprint, at, task_id)
+    where $1 is null or u.task_id = of_task
+    group by u.fingerprint order by max(u.at) desc, u.fingerprint limit wanted);
+  return query
+    select g.* from unnest(chosen) with ordinality c (fingerprint, n)
+    cross join lateral offstage_private.error_group(c.fingerprint, least(10000, greatest(1000, 100000 / greatest(cardinality(chosen), 1)))) g
+    order by c.n;
+end $$;
