@@ -1,0 +1,168 @@
+package web
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"sync"
+	"time"
+)
+
+// live shares what pages read. A topic is a kind of page with its parameters (jobs?state=failed); whoever wants to see it gets
+// what was read within the last period, and who comes first after that reads anew, for all. So fifty tabs cost the database
+// what one does, and without tabs nothing is read: there is no sampler that could be forgotten.
+type live struct {
+	period time.Duration
+	now    func() time.Time
+
+	mu     sync.Mutex
+	reads  map[string]reader
+	topics map[string]*topic
+}
+
+// reader reads a topic with its parameters. What it answers must not be changed by anybody, and encodes to JSON: when that
+// differs, the page has changed.
+type reader func(ctx context.Context, args url.Values) (any, error)
+
+type topic struct {
+	turn chan struct{} // holds one token: whoever has it may read, and owns what follows
+	sample
+}
+
+// sample is what was read, at some time.
+type sample struct {
+	at      time.Time
+	value   any
+	err     error
+	version string
+}
+
+// maxTopics is how many topics are kept. Filters make topics, so there is no end of them.
+const maxTopics = 500
+
+func newLive(period time.Duration) *live {
+	return &live{period: period, now: time.Now, reads: map[string]reader{}, topics: map[string]*topic{}}
+}
+
+// register is called while the routes are made.
+func (l *live) register(name string, read reader) { l.reads[name] = read }
+
+// get answers what a topic is now, or was within the period.
+func (l *live) get(ctx context.Context, name string, args url.Values) (sample, error) {
+	read := l.reads[name]
+	if read == nil {
+		return sample{}, fmt.Errorf("web: there is no topic %q", name)
+	}
+	t := l.topic(name + "?" + args.Encode())
+	select {
+	case t.turn <- struct{}{}:
+	case <-ctx.Done():
+		return sample{}, ctx.Err()
+	}
+	defer func() { <-t.turn }()
+	if now := l.now(); t.at.IsZero() || now.Sub(t.at) >= l.period {
+		// The others must get it, too, when the one who reads has gone.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+		defer cancel()
+		value, err := read(ctx, args)
+		t.sample = sample{at: now, value: value, err: err, version: version(value, err)}
+	}
+	return t.sample, t.err
+}
+
+func version(value any, err error) string {
+	if err != nil {
+		return "error"
+	}
+	text, err := json.Marshal(value)
+	if err != nil {
+		return "error"
+	}
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:8])
+}
+
+func (l *live) topic(key string) *topic {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	t := l.topics[key]
+	if t == nil {
+		if len(l.topics) >= maxTopics { // those that are looked at come back at once
+			clear(l.topics)
+		}
+		t = &topic{turn: make(chan struct{}, 1)}
+		l.topics[key] = t
+	}
+	return t
+}
+
+// forget makes everybody read anew: somebody has changed something, and wants to see it.
+func (l *live) forget() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	clear(l.topics)
+}
+
+// read is what pages call for what they show: see live. The type must be what the topic's reader answers.
+func read[T any](ctx context.Context, s *Server, name string, args url.Values) (T, error) {
+	got, err := s.live.get(ctx, name, args)
+	if err != nil {
+		var none T
+		return none, err
+	}
+	return got.value.(T), nil
+}
+
+// stream tells a page when what it shows has changed, as server-sent events whose data is the version. The page then asks for
+// itself again, as a fragment. A comment every 15 seconds tells proxies, and the page, that the stream lives.
+func (s *Server) stream(w http.ResponseWriter, r *http.Request) {
+	name, args := r.PathValue("topic"), r.URL.Query()
+	if s.live.reads[name] == nil {
+		s.notFound(w, r)
+		return
+	}
+	flush := http.NewResponseController(w)
+	w.Header().Set("Content-Type", "text/event-stream")
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("X-Accel-Buffering", "no")
+	if r.Method == http.MethodHead {
+		return
+	}
+	fmt.Fprint(w, "retry: 2000\n\n")
+	said, spoke := "", s.live.now()
+	for {
+		got, err := s.live.get(r.Context(), name, args)
+		event := ""
+		switch now := s.live.now(); {
+		case r.Context().Err() != nil:
+			return
+		case err != nil && said != "gone":
+			said, event = "gone", "event: gone\ndata: the database does not answer\n\n"
+		case err == nil && said != got.version:
+			said, event = got.version, "event: changed\ndata: "+got.version+"\n\n"
+		case now.Sub(spoke) >= 15*time.Second:
+			event = ": \n\n"
+		}
+		if event != "" {
+			spoke = s.live.now()
+			if _, err := fmt.Fprint(w, event); err != nil || flush.Flush() != nil {
+				return
+			}
+		}
+		wait := s.live.period
+		if !got.at.IsZero() {
+			wait = max(s.live.period/100, s.live.period-s.live.now().Sub(got.at))
+		}
+		select {
+		case <-time.After(wait):
+		case <-r.Context().Done():
+			return
+		case <-s.stopping:
+			return
+		}
+	}
+}

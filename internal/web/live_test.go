@@ -1,0 +1,185 @@
+package web
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/offstage-dev/offstage/internal/web/guard"
+)
+
+// Fifty who look at the same cost one read a second, and nobody who looks costs none.
+func TestReadsAreShared(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLive(time.Second)
+		var reads atomic.Int64
+		l.register("jobs", func(ctx context.Context, args url.Values) (any, error) {
+			reads.Add(1)
+			time.Sleep(100 * time.Millisecond)
+			return args.Get("state"), nil
+		})
+		s := &Server{live: l, stopping: make(chan struct{})}
+		ctx, stop := context.WithCancel(t.Context())
+		var tabs sync.WaitGroup
+		var shown atomic.Int64
+		for range 50 {
+			tabs.Go(func() {
+				r := httptest.NewRequest("GET", "/live/jobs?state=failed", nil).WithContext(ctx)
+				r.SetPathValue("topic", "jobs")
+				w := httptest.NewRecorder()
+				s.stream(w, r)
+				shown.Add(int64(strings.Count(w.Body.String(), "event: changed")))
+			})
+		}
+		time.Sleep(10*time.Second + 50*time.Millisecond)
+		if n := reads.Load(); n < 9 || n > 11 {
+			t.Errorf("there were %d reads in ten seconds", n)
+		}
+		stop()
+		tabs.Wait()
+		before := reads.Load()
+		time.Sleep(time.Minute)
+		if reads.Load() != before {
+			t.Error("it reads while nobody looks")
+		}
+		if shown.Load() != 50 {
+			t.Errorf("nothing has changed, and %d changes were told to 50", shown.Load())
+		}
+	})
+}
+
+func TestOneWhoGoesDoesNotHarmTheOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLive(time.Second)
+		l.register("x", func(ctx context.Context, _ url.Values) (any, error) {
+			select {
+			case <-time.After(100 * time.Millisecond):
+				return 1, nil
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		})
+		ctx, stop := context.WithCancel(t.Context())
+		go func() {
+			time.Sleep(10 * time.Millisecond)
+			stop()
+		}()
+		var others sync.WaitGroup
+		others.Go(func() { _, _ = l.get(ctx, "x", nil) })
+		time.Sleep(20 * time.Millisecond)
+		if got, err := l.get(t.Context(), "x", nil); err != nil || got.value != 1 {
+			t.Errorf("it got %v, %v", got.value, err)
+		}
+		others.Wait()
+	})
+}
+
+func TestForgetting(t *testing.T) {
+	l := newLive(time.Hour)
+	n := 0
+	fault := errors.New("it broke")
+	l.register("x", func(context.Context, url.Values) (any, error) {
+		n++
+		if n == 3 {
+			return nil, fault
+		}
+		return n, nil
+	})
+	for _, want := range []int{1, 1} {
+		if got, _ := l.get(t.Context(), "x", nil); got.value != want {
+			t.Errorf("it is %v, expected %d", got.value, want)
+		}
+	}
+	l.forget()
+	if got, _ := l.get(t.Context(), "x", nil); got.value != 2 {
+		t.Errorf("after a change it is %v", got.value)
+	}
+	l.forget()
+	for range 2 { // an error is shared as well: a database in trouble is not asked by everybody
+		if _, err := l.get(t.Context(), "x", nil); err != fault {
+			t.Errorf("the error is %v", err)
+		}
+	}
+	for i := range maxTopics + 10 {
+		if _, err := l.get(t.Context(), "x", url.Values{"i": {string(rune(i))}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(l.topics) > maxTopics {
+		t.Errorf("%d topics are kept", len(l.topics))
+	}
+}
+
+func TestStream(t *testing.T) {
+	t.Parallel()
+	s := newPageSite(t, Config{})
+	s.server.live.period = 20 * time.Millisecond
+	s.play()
+	web := httptest.NewServer(s.server.Handler())
+	defer web.Close()
+	open := func(topic string) (*http.Response, *bufio.Scanner) {
+		t.Helper()
+		r, err := web.Client().Get(web.URL + "/live/" + topic)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r, bufio.NewScanner(r.Body)
+	}
+	version := func(in *bufio.Scanner) string {
+		for in.Scan() {
+			if v, ok := strings.CutPrefix(in.Text(), "data: "); ok {
+				return v
+			}
+		}
+		return ""
+	}
+	for _, topic := range []string{"overview", "overview?window=7d", "tasks", "task?name=report", "queues", "queue?name=line", "schedules", "schedule?name=nightly", "workers"} {
+		r, in := open(topic)
+		if r.StatusCode != 200 || r.Header.Get("Content-Type") != "text/event-stream" || version(in) == "" {
+			t.Errorf("%s: %s %v", topic, r.Status, r.Header)
+		}
+		r.Body.Close()
+	}
+	r, in := open("queues")
+	first := version(in)
+	s.exec(`select offstage.pause_queue('line')`)
+	if second := version(in); second == "" || second == first {
+		t.Errorf("the version was %q, and is %q after a change", first, second)
+	}
+	r.Body.Close()
+	if r, _ = open("nothing"); r.StatusCode != 404 {
+		t.Errorf("a topic that is none: %s", r.Status)
+	}
+	r.Body.Close()
+	if r, err := web.Client().Head(web.URL + "/live/tasks"); err != nil || r.StatusCode != 200 {
+		t.Errorf("HEAD: %v %v", r, err)
+	}
+	r, in = open("tasks")
+	version(in)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for in.Scan() {
+		}
+	}()
+	s.server.Close() // or the HTTP server could not shut down
+	<-ended
+	r.Body.Close()
+}
+
+func TestStreamNeedsALogin(t *testing.T) {
+	t.Parallel()
+	s := newPageSite(t, Config{Guard: guard.Config{Authenticate: func(*http.Request) (string, guard.Role, bool) { return "", guard.None, false }}})
+	s.get("/live/tasks", "Accept", "text/event-stream").has(401)
+	s.get("/tasks", "Accept", fragmentType).has(401)
+	s.get("/tasks").has(401)
+}
