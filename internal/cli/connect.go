@@ -4,16 +4,19 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/url"
 	"os"
+	"os/user"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/offstage-dev/offstage"
@@ -83,8 +86,30 @@ func (a *app) config(oneShot bool) (*pgxpool.Config, error) {
 		if cfg.ConnConfig.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement {
 			cfg.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec
 		}
+		cfg.ConnConfig.RuntimeParams[a.actorSetting()] = actor()
 	}
 	return cfg, nil
+}
+
+// actorSetting is the setting by which the audit knows who changes something.
+func (a *app) actorSetting() string { return a.schema + ".actor" }
+
+// actor is who calls this program, as the audit notes it. As the server sets it when the session begins, a pooler that lends sessions
+// for a transaction cannot leave it behind for others.
+func actor() string {
+	who := "unknown"
+	if u, err := user.Current(); err == nil {
+		who = u.Username
+	}
+	from := who
+	if host, err := os.Hostname(); err == nil {
+		from += "@" + host
+	}
+	text, err := json.Marshal(map[string]string{"who": who, "source": "cli", "from": from})
+	if err != nil {
+		return "{}"
+	}
+	return string(text)
 }
 
 // place names the database without its password.
@@ -124,11 +149,19 @@ func (a *app) connect(ctx context.Context, cfg *pgxpool.Config) (*database, erro
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", placeOf(cfg.ConnConfig), err)
 	}
-	if err := pool.Ping(ctx); err != nil {
+	err = pool.Ping(ctx)
+	var refused *pgconn.PgError
+	if setting := a.actorSetting(); errors.As(err, &refused) && cfg.ConnConfig.RuntimeParams[setting] != "" && strings.Contains(refused.Message, setting) {
+		// Poolers know no settings of others, and some refuse them: then the audit has the role alone.
+		pool.Close()
+		delete(cfg.ConnConfig.RuntimeParams, setting)
+		return a.connect(ctx, cfg)
+	}
+	if err != nil {
 		pool.Close()
 		return nil, fmt.Errorf("connect to %s: %w", placeOf(cfg.ConnConfig), err)
 	}
-	client, err := offstage.New(pool, offstage.Config{Schema: a.schema})
+	client, err := offstage.New(pool, offstage.Config{Schema: a.schema, Traceparent: a.traceparent})
 	if err != nil {
 		pool.Close()
 		return nil, err

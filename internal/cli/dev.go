@@ -12,9 +12,12 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/offstage-dev/offstage/internal/devpg"
 	"github.com/offstage-dev/offstage/internal/runner/tasks"
+	"github.com/offstage-dev/offstage/internal/web"
+	"github.com/offstage-dev/offstage/internal/web/guard"
 	"github.com/offstage-dev/offstage/schema"
 )
 
@@ -23,13 +26,13 @@ const devDatabase = "offstage"
 
 func (a *app) devCommand() *cobra.Command {
 	var w workerFlags
-	var data string
-	var temporary bool
+	var data, listen string
+	var temporary, noUI bool
 	c := &cobra.Command{
 		Use:   "dev",
-		Short: "Start a private PostgreSQL, install the schema, and run the tasks of ./tasks",
-		Long: `Starts a private PostgreSQL, installs the schema, and runs a worker for the tasks of ./tasks. Until Ctrl-C, which stops all
-of it. The data is kept, outside of the project, and there again next time. Tasks that are changed are loaded anew, and so is ./crontab.
+		Short: "Start a private PostgreSQL, install the schema, run the tasks of ./tasks, and serve the web UI",
+		Long: `Starts a private PostgreSQL, installs the schema, runs a worker for the tasks of ./tasks, and serves the web UI. Until Ctrl-C,
+which stops all of it. The data is kept, outside of the project, and there again next time. Tasks that are changed are loaded anew, and so is ./crontab.
 
 Where a database is named (--database-url, DATABASE_URL, PG*), that one is used, and no PostgreSQL is started. Otherwise
 the other commands, called in the same directory, find the private one by themselves.`,
@@ -41,12 +44,25 @@ the other commands, called in the same directory, find the private one by themse
 	w.watch = true
 	c.Flags().StringVar(&data, "data", "", "where the private PostgreSQL keeps its data (default: a directory of the user's, one for each project)")
 	c.Flags().BoolVar(&temporary, "temporary", false, "throw the data away at the end")
+	c.Flags().StringVar(&listen, "listen", defaultListen, "the address of the web UI, on this machine; when its port is taken, another one is")
+	c.Flags().BoolVar(&noUI, "no-ui", false, "do not serve the web UI")
 	c.MarkFlagsMutuallyExclusive("data", "temporary")
+	c.MarkFlagsMutuallyExclusive("listen", "no-ui")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := w.check(cmd); err != nil {
 			return err
 		}
-		return a.run(func(ctx context.Context, _ []string) error { return stopped(ctx, a.dev(ctx, &w, data, temporary)) })(cmd, args)
+		if err := guard.CheckAddress(listen, guard.Config{}); err != nil {
+			return err
+		}
+		address := listen
+		if noUI {
+			address = ""
+		}
+		chosen := cmd.Flags().Changed("listen")
+		return a.run(func(ctx context.Context, _ []string) error {
+			return stopped(ctx, a.dev(ctx, &w, data, temporary, address, chosen))
+		})(cmd, args)
 	}
 	c.AddCommand(&cobra.Command{
 		Use: "url", Short: "Print the URL of the private PostgreSQL that runs, with its password, for psql and other programs", Args: cobra.NoArgs,
@@ -62,7 +78,8 @@ the other commands, called in the same directory, find the private one by themse
 	return c
 }
 
-func (a *app) dev(ctx context.Context, flags *workerFlags, data string, temporary bool) error {
+// dev serves the UI at an address, "" for none. One that was not chosen gives way to whoever has it.
+func (a *app) dev(ctx context.Context, flags *workerFlags, data string, temporary bool, address string, chosen bool) error {
 	if source := a.source(); source == fromNothing || source == fromDev {
 		stop, err := a.startPrivate(ctx, data, temporary)
 		if err != nil {
@@ -85,9 +102,24 @@ func (a *app) dev(ctx context.Context, flags *workerFlags, data string, temporar
 		return err
 	}
 	a.say("%s", migrated(a.schema, res, false))
-	a.banner()
-
-	return a.rehearse(ctx, db, flags, log)
+	var ui *site
+	if address != "" {
+		cfg, open := web.Config{Schema: a.schema, Log: log}, a.openUI
+		if !chosen {
+			open = a.openUsual
+		}
+		ui, err = open(ctx, db.pool, address, cfg)
+		if err != nil {
+			return err
+		}
+	}
+	a.banner(ui)
+	g, ctx := errgroup.WithContext(ctx)
+	if ui != nil {
+		g.Go(func() error { return ui.run(ctx) })
+	}
+	g.Go(func() error { return a.rehearse(ctx, db, flags, log) })
+	return g.Wait()
 }
 
 // rehearse runs a worker for the task directory as it is, and another one whenever it has changed. The one before finishes
@@ -206,9 +238,12 @@ func createDatabase(ctx context.Context, url, name string) error {
 	return err
 }
 
-func (a *app) banner() {
+func (a *app) banner(ui *site) {
 	p := a.errPaint()
 	a.say("")
+	if ui != nil {
+		a.say("  web UI    %s", p.paint(bold, ui.url))
+	}
 	a.say("  database  %s", p.paint(bold, a.place()))
 	a.say("  add a job %s", p.paint(bold, "offstage add "+a.someTask()+" '{\"hello\": \"world\"}' --wait")+a.flagFor())
 	a.say("  look      %s", p.paint(bold, "offstage jobs")+a.flagFor())

@@ -65,6 +65,7 @@ var checks = []struct {
 	{"chores", true, (*doctor).chores},
 	{"workers", true, (*doctor).workers},
 	{"schedules", true, (*doctor).schedules},
+	{"problems", true, (*doctor).problems},
 }
 
 func (a *app) doctorCommand() *cobra.Command {
@@ -73,7 +74,7 @@ func (a *app) doctorCommand() *cobra.Command {
 		Short: "Look for what is wrong with the database, the connection and the installation",
 		Long: `Connects, and looks: version and settings of the server, clock, connections left, poolers in between, LISTEN, schema,
 privileges, functions that differ from those of this program, old snapshots and who holds them, autovacuum, indexes, chores,
-workers, schedules.
+workers, schedules, and what problems() finds besides.
 Changes nothing. Every finding says what to do. Exit code 1 if any check fails, 5 if there is no connection.`,
 		Args: cobra.NoArgs,
 		RunE: a.run(func(ctx context.Context, _ []string) error { return a.doctor(ctx) }),

@@ -285,8 +285,18 @@ func lending(t *testing.T, url string) string {
 
 func serveClient(c net.Conn, lend <-chan *pgproto3.Frontend, free chan<- *pgproto3.Frontend, done <-chan struct{}) {
 	client := pgproto3.NewBackend(c, c)
-	if _, err := client.ReceiveStartupMessage(); err != nil {
+	first, err := client.ReceiveStartupMessage()
+	if err != nil {
 		return
+	}
+	if m, ok := first.(*pgproto3.StartupMessage); ok {
+		for name := range m.Parameters {
+			if strings.Contains(name, ".") { // as PgBouncer does
+				client.Send(&pgproto3.ErrorResponse{Severity: "FATAL", Code: "08P01", Message: "unsupported startup parameter: " + name})
+				client.Flush()
+				return
+			}
+		}
 	}
 	client.Send(&pgproto3.AuthenticationOk{})
 	for name, value := range map[string]string{"server_version": "15.0", "client_encoding": "UTF8", "standard_conforming_strings": "on", "TimeZone": "UTC"} {

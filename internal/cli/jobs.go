@@ -224,6 +224,7 @@ type jobDetail struct {
 	State        *string         `json:"state"`
 	Outcome      *string         `json:"outcome"`
 	Explanation  string          `json:"explanation"`
+	Why          blocker         `json:"why"`
 	Queue        *string         `json:"queue"`
 	Key          *string         `json:"key"`
 	Flags        []string        `json:"flags"`
@@ -243,6 +244,16 @@ type jobDetail struct {
 	Result       json.RawMessage `json:"result"`
 	History      []historyRow    `json:"history"`
 	Log          []logLine       `json:"log"` // the first thousand lines
+}
+
+// blocker is why a job is not running, or what it is doing.
+type blocker struct {
+	Kind     string     `json:"kind"` // see explain_job() in docs/sql-api.md
+	Because  string     `json:"because"`
+	Since    *time.Time `json:"since"`
+	Until    *time.Time `json:"until"`
+	Remedy   string     `json:"remedy"`
+	Sentence string     `json:"-"`
 }
 
 // mostLines is what one look at a log answers.
@@ -292,7 +303,8 @@ func (a *app) jobsGet(ctx context.Context, db *database, id int64) error {
 		now = text(d.Outcome)
 	}
 	fmt.Fprintf(a.Stdout, "%s  %s  %s\n", p.paint(bold, "job "+d.ID), clean(d.Task, false), p.paint(stateColours[now], now))
-	field("", d.Explanation)
+	field("why", d.Why.Because)
+	field("what to do", d.Why.Remedy)
 	field("queue", text(d.Queue))
 	field("key", text(d.Key))
 	field("flags", strings.Join(d.Flags, ", "))

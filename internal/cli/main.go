@@ -164,9 +164,9 @@ The database is the one of --database-url, else of DATABASE_URL, else of the PG*
 	}
 
 	for group, commands := range map[string][]*cobra.Command{
-		serving: {a.devCommand(), a.workerCommand()},
+		serving: {a.devCommand(), a.workerCommand(), a.serveCommand()},
 		working: {a.addCommand(), a.jobsCommand(), a.schedulesCommand(), a.queuesCommand(), a.tasksCommand(), a.topCommand(), a.workersCommand()},
-		caring:  {a.migrateCommand(), a.doctorCommand(), a.benchCommand(), a.versionCommand(), a.completionCommand()},
+		caring:  {a.migrateCommand(), a.doctorCommand(), a.healthcheckCommand(), a.auditCommand(), a.benchCommand(), a.tokensCommand(), a.passwordCommand(), a.versionCommand(), a.completionCommand()},
 	} {
 		for _, c := range commands {
 			c.GroupID = group

@@ -143,14 +143,14 @@ func (db *database) jobDetail(ctx context.Context, id int64) (*jobDetail, error)
 	if len(rows) == 0 { // it has ended, and gone from history, since the line above
 		return nil, fmt.Errorf("job %d: %w", id, offstage.ErrNotFound)
 	}
-	why, err := db.client.Explain(ctx, id)
+	why, err := collect[blocker](ctx, db, "explain job", `select e.kind, e.because, e.since, e.until, e.remedy, offstage.explain($1::bigint) from offstage.explain_job($1::bigint) e`, id)
 	if err != nil {
 		return nil, err
 	}
 	r := rows[0]
 	d := &jobDetail{
 		ID: strconv.FormatInt(id, 10), Task: r.Task, State: optional(string(st.State)), Outcome: optional(string(st.Outcome)),
-		Explanation: why, Queue: r.Queue, Key: r.Key, Flags: r.Flags, Priority: r.Priority, Attempt: r.Attempt,
+		Explanation: why[0].Sentence, Why: why[0], Queue: r.Queue, Key: r.Key, Flags: r.Flags, Priority: r.Priority, Attempt: r.Attempt,
 		MaxAttempts: r.MaxAttempts, Crashes: r.Crashes, AddedAt: r.AddedAt.UTC(), RunAt: r.RunAt.UTC(), RunningSince: r.RunningSince,
 		Worker: r.Worker, Progress: st.Progress, Message: optional(st.Message), LastError: optional(st.Error), Result: st.Result,
 	}

@@ -40,6 +40,9 @@ type workerFlags struct {
 
 	node          string
 	nodeProcesses int
+
+	listen          string // "": nothing is served
+	metricsDatabase bool
 }
 
 func (w *workerFlags) register(c *cobra.Command) {
@@ -92,16 +95,28 @@ An executable, such as tasks/users/welcome.sh, gets {"payload": …} on stdin an
 status 0 is success, its output is the job's log, and JSON that it writes to the file $OFFSTAGE_RESULT is the job's result.
 Lines such as "50 half of it" that it writes to $OFFSTAGE_PROGRESS say how far it is, in percent.
 
+With --listen it answers GET /livez (is it stuck?), /readyz (does it take jobs?) and /metrics (for Prometheus). Where
+OTEL_EXPORTER_OTLP_ENDPOINT is set, it exports a trace of each attempt by OTLP over HTTP.
+
 Schedules are those of the database (offstage schedules) and of the crontab file, which SIGHUP reads again.
 
 The first SIGINT or SIGTERM stops it gracefully, with exit code 0; a second one at once, with 130. It never migrates.`,
 		Example: `  offstage worker --tasks ./tasks --jobs 4
-  offstage worker --once                        until no job is left that can run now`,
+  offstage worker --once                        until no job is left that can run now
+  offstage worker --listen 127.0.0.1:9464       with health checks and metrics`,
 		Args: cobra.NoArgs,
 	}
 	w.register(c)
 	c.Flags().BoolVar(&w.once, "once", false, "stop when no job is left that can run now")
+	c.Flags().StringVar(&w.listen, "listen", "", "serve /livez, /readyz and /metrics at this address, without authentication (default: OFFSTAGE_LISTEN, then not at all)")
+	c.Flags().BoolVar(&w.metricsDatabase, "metrics-database", false, "export the depth of queues and the schedules, too, as offstage serve does; one worker is enough")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
+		if !cmd.Flags().Changed("listen") {
+			w.listen = a.Getenv("OFFSTAGE_LISTEN")
+		}
+		if w.metricsDatabase && w.listen == "" {
+			return errors.New("--metrics-database goes with --listen")
+		}
 		if err := w.check(cmd); err != nil {
 			return err
 		}
@@ -142,6 +157,22 @@ func (a *app) serve(ctx context.Context, db *database, flags *workerFlags, staff
 		Schema: a.schema, Jobs: flags.jobs, PollInterval: flags.poll, StopGrace: flags.grace, ForbiddenFlags: flags.refuse,
 		Runners: staff.runners, Unable: staff.unable, Log: log,
 	}
+	listener, err := a.listen(flags)
+	if err != nil {
+		return err
+	}
+	defer listener.close()
+	if listener != nil {
+		conf.Observer = listener.metrics
+	}
+	trace, flush, err := a.traces(log)
+	if err != nil {
+		return err
+	}
+	defer flush()
+	if trace != nil {
+		conf.Middleware = append(conf.Middleware, trace)
+	}
 	// Somebody who looks wants to see each job; a log that is kept does not.
 	if a.verbose || (a.ErrTerminal && flags.format == "text") {
 		conf.Middleware = append(conf.Middleware, logAttempts(log))
@@ -150,6 +181,7 @@ func (a *app) serve(ctx context.Context, db *database, flags *workerFlags, staff
 	if err != nil {
 		return err
 	}
+	listener.serve(db, w, flags, log)
 	if flags.once {
 		return stopped(ctx, w.RunOnce(ctx))
 	}
@@ -161,6 +193,7 @@ func (a *app) serve(ctx context.Context, db *database, flags *workerFlags, staff
 	var following sync.WaitGroup
 	defer following.Wait()
 	defer stop()
+	defer a.tellSystemd(ctx, w.Status, log)()
 	following.Go(func() { follow(ctx, stop) })
 	return stopped(ctx, w.Run(ctx))
 }

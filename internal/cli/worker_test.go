@@ -197,6 +197,9 @@ func TestDevPrivate(t *testing.T) {
 	if out := s.want(Done, "add", "hello", "--wait").out; strings.TrimSpace(out) != `"set"` {
 		t.Errorf("%q", out)
 	}
+	if status, body := visit(t, errs, "web UI", "/tasks"); status != 200 || !strings.Contains(body, "/tasks/hello") {
+		t.Errorf("the web UI answers %d: %s", status, body)
+	}
 	url := strings.TrimSpace(s.want(Done, "dev", "url").out)
 	said{errs: errs.String()}.says(t, "offstage add hello", `psql "$(offstage dev url)"`)
 	if strings.Contains(errs.String(), url) || !strings.Contains(url, ":") {

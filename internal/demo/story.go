@@ -261,9 +261,17 @@ func (s *stage) stay(ctx context.Context, call cli.Main, say narrator) error {
 		return err
 	}
 	defer forget()
+	where, serve, err := call.ServeUI(ctx, s.pool)
+	if err != nil {
+		return err
+	}
+	serving := make(chan error, 1)
+	go func() { serving <- serve(ctx) }()
 	s.talk.Store(true)
 	say.say(`
-It stays up. In another terminal, in this directory:
+It stays up. The web UI is at %s
+
+In another terminal, in this directory:
 
   bin/offstage add greet '{"name": "you"}' --wait
   bin/offstage jobs get 1
@@ -272,8 +280,8 @@ It stays up. In another terminal, in this directory:
   psql "$(bin/offstage dev url)" -c "insert into demo.signup values ('you@example.com')"
 
 Ctrl-C stops the worker and PostgreSQL.
-`)
-	<-ctx.Done()
+`, where)
+	err = <-serving
 	say.say("\nStopping.")
-	return nil
+	return err
 }
