@@ -29,12 +29,20 @@ var layers = map[string][]string{
 	"internal/runner/lines": {},
 	"internal/runner/exec":  {"", "worker", "internal/runner/tasks", "internal/runner/lines"},
 	"internal/runner/node":  {"", "worker", "internal/runner/tasks", "internal/runner/lines", "internal/store"},
+	"internal/view":         {""},
+	"internal/web/guard":    {},
+	"internal/web/chart":    {},
+	"internal/web":          {"", "internal/view", "internal/web/guard", "internal/web/chart", "internal/cron", "internal/health", "internal/metrics"},
+	"internal/metrics":      {"", "worker"},
+	"internal/health":       {"schema"},
+	"offstageotel":          {"", "worker"},
+	"ui":                    {"", "internal/view", "internal/web", "internal/web/guard"},
 	"internal/cli": {
 		"", "schema", "worker", "internal/cron", "internal/devpg", "internal/store", "internal/wake", "internal/runner/exec", "internal/runner/node",
-		"internal/runner/tasks",
+		"internal/runner/tasks", "internal/web", "internal/web/guard", "internal/health", "internal/metrics", "offstageotel",
 	},
 	"internal/demo": {
-		"", "schema", "worker", "internal/cli", "internal/devpg", "internal/runner/exec", "internal/runner/node", "internal/runner/tasks",
+		"", "schema", "worker", "internal/cli", "internal/devpg", "internal/web", "internal/runner/exec", "internal/runner/node", "internal/runner/tasks",
 	},
 	"cmd/offstage": {"internal/cli"},
 
@@ -42,12 +50,12 @@ var layers = map[string][]string{
 	"examples/postgraphile/goworker": {"worker"},
 
 	// Tests alone.
-	"compat": {}, "e2e": {}, "soak": {},
+	"browser": {}, "compat": {}, "e2e": {}, "soak": {},
 }
 
 // testing packages may be imported by every test.
 var testing_ = []string{
-	"", "schema", "worker", "internal/pgtest", "internal/devpg", "internal/store", "internal/wake", "internal/cron", "internal/cli", "internal/runner/exec", "internal/runner/node", "internal/runner/tasks",
+	"", "schema", "worker", "internal/pgtest", "internal/devpg", "internal/store", "internal/wake", "internal/cron", "internal/cli", "internal/runner/exec", "internal/runner/node", "internal/runner/tasks", "internal/web", "internal/web/guard",
 }
 
 // library packages are imported by users' programs: of other modules they may use these only.

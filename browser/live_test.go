@@ -1,0 +1,181 @@
+package browser
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/chromedp/cdproto/cdp"
+	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/network"
+	"github.com/chromedp/chromedp"
+	"golang.org/x/crypto/bcrypt"
+
+	"github.com/offstage-dev/offstage"
+	"github.com/offstage-dev/offstage/internal/pgtest"
+	"github.com/offstage-dev/offstage/internal/web"
+	"github.com/offstage-dev/offstage/internal/web/guard"
+)
+
+// What changes shows by itself, and takes nothing away from who is typing or has chosen rows.
+func TestLive(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, "", guard.Config{Open: true})
+	b := s.open(1280, 860, false)
+	for range 3 {
+		s.add("hello", offstage.Options{RunAt: inHours(1)})
+	}
+	b.visit("/jobs")
+	b.until(`document.querySelectorAll('[data-rows] [data-key]').length === 3`)
+
+	// Typing goes on while rows come.
+	js[any](b, `(() => { const f = document.querySelector('#find'); f.focus(); f.value = 'hel'; f.setSelectionRange(1, 2) })()`)
+	s.add("welcome", offstage.Options{RunAt: inHours(3)})
+	b.until(`document.querySelectorAll('[data-rows] [data-key]').length === 4`)
+	if got := js[string](b, `document.activeElement.id + document.querySelector('#find').value + document.querySelector('#find').selectionStart`); got != "findhel1" {
+		t.Errorf("who types is left with %q", got)
+	}
+
+	// Chosen rows stay where they are, and new ones wait until asked for.
+	js[any](b, `document.querySelector('[data-rows] [data-key] input[type=checkbox]').click()`)
+	chosen := js[string](b, `document.querySelector('[data-rows] [data-key]:has(input:checked)').dataset.key`)
+	s.add("welcome", offstage.Options{RunAt: inHours(3)})
+	b.text("1 newer")
+	if n := js[int](b, `document.querySelectorAll('[data-rows] [data-key]').length`); n != 4 {
+		t.Errorf("%d rows, want the 4 that were there", n)
+	}
+	b.press("body", "1 newer")
+	b.until(`document.querySelectorAll('[data-rows] [data-key]').length === 5`)
+	if !js[bool](b, fmt.Sprintf(`document.querySelector('[data-key=%q] input').checked`, chosen)) {
+		t.Error("the chosen row is not chosen any more")
+	}
+	b.calm()
+}
+
+// A page that does not run scripts has everything: it is read, and forms act.
+func TestWithoutScripts(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, "", guard.Config{Open: true})
+	id := s.add("hello", offstage.Options{Queue: "mail"})
+	b := s.open(1280, 860, false)
+	b.do(chromedp.Func(func(ctx context.Context, t *chromedp.Target) error {
+		_, err := cdp.Call(ctx, t, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: true})
+		return err
+	}))
+	b.visit("/queues/mail")
+	b.press("#main", "Pause")
+	b.text("paused")
+	s.eventually(`select paused from offstage.queues where queue_name = 'mail'`)
+	b.visit(fmt.Sprintf("/jobs/%d", id))
+	b.text("resume_queue")
+	b.visit("/queues/mail")
+	b.press("#main", "Resume")
+	s.eventually(`select not paused from offstage.queues where queue_name = 'mail'`)
+	b.calm()
+}
+
+// Behind a proxy, under a path, whether the proxy takes the path off or not.
+func TestSubPath(t *testing.T) {
+	t.Parallel()
+	for name, strip := range map[string]bool{"kept": false, "taken off": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newStage(t, "/ops/offstage", guard.Config{Open: true})
+			id := s.add("hello", offstage.Options{Queue: "a/b & c"})
+			behind, err := url.Parse(strings.TrimSuffix(s.url, "/ops/offstage"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			var h http.Handler = &httputil.ReverseProxy{
+				FlushInterval: -1, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, 0),
+				Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(behind); r.Out.Host = r.In.Host },
+			}
+			if strip {
+				h = http.StripPrefix("/ops/offstage", h)
+			}
+			proxy := httptest.NewServer(h)
+			t.Cleanup(proxy.Close)
+			s.url = proxy.URL + "/ops/offstage"
+			b := s.open(1280, 860, false)
+			b.visit("/")
+			b.press("nav", "Queues")
+			b.text("a/b & c")
+			b.press("#main", "a/b & c")
+			b.until(`location.pathname.startsWith('/ops/offstage/queues/a')`)
+			b.press("#main", "Pause")
+			s.eventually(`select paused from offstage.queues where queue_name = 'a/b & c'`)
+			b.visit(fmt.Sprintf("/jobs/%d", id))
+			b.text("resume_queue")
+			if err := s.client.ResumeQueue(t.Context(), "a/b & c"); err != nil {
+				t.Fatal(err)
+			}
+			b.until(`!document.querySelector('#main').innerText.includes('resume_queue')`) // live, over the proxy
+			b.calm()
+		})
+	}
+}
+
+// Who is logged out while a page is open is told, and comes back to that page.
+func TestSessionExpires(t *testing.T) {
+	t.Parallel()
+	hash, err := bcrypt.GenerateFromPassword([]byte("correct horse"), bcrypt.MinCost)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newStage(t, "", guard.Config{Users: []guard.User{{Name: "ada", PasswordHash: string(hash), Role: guard.Operator}}})
+	s.add("hello", offstage.Options{RunAt: inHours(1)})
+	b := s.open(1280, 860, false)
+	b.visit("/jobs?state=scheduled")
+	login := func(password string) {
+		b.until(`document.querySelector('#main input[type=password]')`)
+		js[any](b, fmt.Sprintf(`(() => {
+			document.querySelector('#main input:not([type=password]):not([type=hidden])').value = 'ada'
+			document.querySelector('#main input[type=password]').value = %q
+			document.querySelector('#main form').requestSubmit()
+		})()`, password))
+	}
+	login("wrong horse")
+	b.text("wrong")
+	login("correct horse")
+	b.until(`location.pathname + location.search === '/jobs?state=scheduled' && document.querySelector('[data-rows] [data-key]')`)
+
+	b.do(chromedp.Func(func(ctx context.Context, t *chromedp.Target) error {
+		_, err := cdp.Call(ctx, t, network.ClearBrowserCookies, cdp.Empty{})
+		return err
+	}))
+	s.add("welcome", offstage.Options{RunAt: inHours(1)})
+	b.text("session has ended")
+	js[any](b, `document.querySelector('#banner a').click()`)
+	login("correct horse")
+	b.until(`location.pathname + location.search === '/jobs?state=scheduled' && document.querySelectorAll('[data-rows] [data-key]').length === 2`)
+}
+
+// The database goes away and comes back; so do the pages, by themselves.
+func TestDatabaseGone(t *testing.T) {
+	t.Parallel()
+	server := pgtest.Server(t, nil)
+	s := newStageOn(t, web.Config{Guard: guard.Config{Open: true}}, pgtest.On(server))
+	s.add("hello", offstage.Options{RunAt: inHours(1)})
+	b := s.open(1280, 860, false)
+	b.visit("/jobs")
+	b.text("hello")
+	if err := server.StopImmediate(); err != nil {
+		t.Fatal(err)
+	}
+	b.until(`!document.querySelector('#banner').hidden`)
+	b.text("hello") // what was there stays
+	other := s.open(1280, 860, false)
+	other.visit("/queues")
+	other.text("does not answer")
+	if err := server.StartAgain(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	b.until(`document.querySelector('#banner').hidden`)
+	other.until(`!document.body.innerText.includes('does not answer')`)
+}
