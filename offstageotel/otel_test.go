@@ -25,8 +25,6 @@ import (
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
 
-type none = struct{}
-
 type payload struct {
 	Do string `json:"do"`
 }
@@ -195,8 +193,8 @@ func TestOneTrace(t *testing.T) {
 		"messaging.system": "offstage", "messaging.operation.type": "process", "messaging.destination.name": "mail", "messaging.message.id": fmt.Sprint(ids[1]),
 		"offstage.job.queue": "q", "offstage.job.attempt": "1", "offstage.job.max_attempts": "3", "offstage.job.priority": "2", "messaging.client.id": "worker-1",
 	} {
-		if v := value(x, key); v.Emit() != want {
-			t.Errorf("%s is %q, want %q", key, v.Emit(), want)
+		if v := value(x, key); v.String() != want {
+			t.Errorf("%s is %q, want %q", key, v.String(), want)
 		}
 	}
 }

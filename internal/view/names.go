@@ -21,23 +21,6 @@ func (db *DB) KindOf(ctx context.Context, name string) (string, error) {
 	return kind, err
 }
 
-// one is the row of a statement that has one, as a struct, or ErrUnknown with what it is.
-func one[T any](ctx context.Context, db *DB, what, sql string, args ...any) (T, error) {
-	rows, err := db.reads.Query(ctx, db.sql(sql), args...)
-	if err != nil {
-		var none T
-		return none, fmt.Errorf("%s: %w", what, err)
-	}
-	got, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[T])
-	if errors.Is(err, pgx.ErrNoRows) {
-		return got, fmt.Errorf("%s: %w", what, ErrUnknown)
-	}
-	if err != nil {
-		return got, fmt.Errorf("%s: %w", what, err)
-	}
-	return got, nil
-}
-
 // many are the rows of a statement, as structs; never nil.
 func many[T any](ctx context.Context, db *DB, what, sql string, args ...any) ([]T, error) {
 	rows, err := db.reads.Query(ctx, db.sql(sql), args...)

@@ -15,7 +15,7 @@ import (
 )
 
 // hardNames need escaping somewhere.
-var hardNames = []string{"mail", "a/b", "a//b", "..", ".", "~x", "ä ö?#%&=", "<script>alert(1)</script>", `"'\`, "مرحبا‮", "a\tb", strings.Repeat("x", 128)}
+var hardNames = []string{"mail", "a/b", "a//b", "..", ".", "~x", "ä ö?#%&=", "<script>alert(1)</script>", `"'\`, "مرحبا\u202e", "a\tb", strings.Repeat("x", 128)}
 
 func TestQueuesAndTasks(t *testing.T) {
 	t.Parallel()
