@@ -1,4 +1,3 @@
-// Package browser looks at the pages in a real Chromium, while a worker runs.
 package browser
 
 import (
