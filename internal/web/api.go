@@ -388,13 +388,14 @@ func filled[T any](list []T) []T {
 	return list
 }
 
-// redacted is JSON without what the rules hide. What is nested so deeply that encoding/json would refuse to encode it becomes a
-// string.
-func (a *api) redacted(raw json.RawMessage) json.RawMessage {
+// redacted is JSON without what the rules hide.
+func (a *api) redacted(raw json.RawMessage) json.RawMessage { return a.encodable(a.guard.Redact(raw)) }
+
+// encodable is JSON that encoding/json does not refuse to encode: what is nested too deeply for it becomes a string.
+func (a *api) encodable(raw json.RawMessage) json.RawMessage {
 	if len(raw) == 0 {
 		return nil
 	}
-	raw = a.guard.Redact(raw)
 	depth, inside := 0, false
 	for i := 0; i < len(raw); i++ {
 		switch c := raw[i]; {

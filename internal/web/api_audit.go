@@ -29,7 +29,7 @@ func (a *api) auditOperations() {
 			list, older, err := a.db.Audit(ctx, view.AuditFilter{Who: in.Who, Action: in.Action, Target: in.Target}, in.Cursor, in.Limit)
 			for i := range list {
 				e := &list[i]
-				e.Before, e.After, e.IDs = a.redacted(e.Before), a.redacted(e.After), filled(e.IDs)
+				e.Before, e.After, e.IDs = a.encodable(a.guard.RedactWithin(e.Before)), a.encodable(a.guard.RedactWithin(e.After)), filled(e.IDs)
 			}
 			return answerOf(auditList{filled(list), older}, err)
 		})

@@ -27,7 +27,7 @@ type bulkBody struct {
 // actable are the states of jobs to which something can be done.
 var actable = []string{"scheduled", "waiting", "parked", "paused", "running", "failed"}
 
-func (b bulkBody) action() (view.Action, error) {
+func (a *api) action(b bulkBody) (view.Action, error) {
 	out := view.Action{Do: b.Do, Filter: b.Filter, RunAt: b.RunAt, Reason: b.Reason}
 	switch {
 	case (b.IDs == nil) == (b.Filter == nil):
@@ -42,6 +42,11 @@ func (b bulkBody) action() (view.Action, error) {
 		return out, refused("body.run_at", "is for the action reschedule")
 	case b.Reason != "" && b.Do != "cancel":
 		return out, refused("body.reason", "is for the action cancel")
+	}
+	if b.Filter != nil {
+		if err := a.searchable("body.filter.payload_path", *b.Filter); err != nil {
+			return out, err
+		}
 	}
 	for i, text := range b.IDs {
 		n, err := strconv.ParseInt(text, 10, 64)
@@ -74,7 +79,7 @@ func (a *api) bulkOperations() {
 			DryRun bool `query:"dry_run" doc:"Only say how many."`
 			Body   bulkBody
 		}) (*bulkAnswer, error) {
-			action, err := in.Body.action()
+			action, err := a.action(in.Body)
 			if err != nil {
 				return nil, err
 			}

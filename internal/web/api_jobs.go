@@ -47,7 +47,7 @@ type FilterQuery struct {
 	PayloadIs   string    `query:"payload_value" maxLength:"1000" doc:"What has to be there, compared as text."`
 }
 
-func (in FilterQuery) filter() (view.JobFilter, error) {
+func (a *api) filter(in FilterQuery) (view.JobFilter, error) {
 	f := view.JobFilter{
 		State: in.State, Task: in.Task, Queue: in.Queue, Key: in.Key, Flag: in.Flag, Worker: in.Worker, Error: in.Error, Fingerprint: in.Fingerprint,
 		AddedAfter: given(in.AddedAfter), AddedBefore: given(in.AddedBefore), PayloadPath: in.PayloadPath, PayloadIs: in.PayloadIs,
@@ -55,7 +55,15 @@ func (in FilterQuery) filter() (view.JobFilter, error) {
 	if f.PayloadIs != "" && f.PayloadPath == "" {
 		return f, refused("query.payload_value", "needs payload_path, which says where to look")
 	}
-	return f, nil
+	return f, a.searchable("query.payload_path", f)
+}
+
+// searchable refuses to search for what is hidden: it could be guessed letter by letter.
+func (a *api) searchable(where string, f view.JobFilter) error {
+	if f.PayloadPath != "" && a.guard.Hides(f.PayloadPath) {
+		return refused(where, "is hidden here, and cannot be searched for")
+	}
+	return nil
 }
 
 // given is t, or nil for the zero time.
@@ -132,7 +140,7 @@ func (a *api) jobOperations() {
 			FilterQuery
 			PageQuery
 		}) (*body[view.JobPage], error) {
-			f, err := in.filter()
+			f, err := a.filter(in.FilterQuery)
 			if err != nil {
 				return nil, err
 			}
@@ -143,7 +151,7 @@ func (a *api) jobOperations() {
 	register(a, op{id: "count-jobs", tag: "jobs", method: http.MethodGet, path: "/jobs/counts", role: guard.Viewer, summary: "Count jobs by state",
 		about: "Each is counted up to a limit: more says that there are more."},
 		func(ctx context.Context, in *FilterQuery) (*body[map[string]view.Count], error) {
-			f, err := in.filter()
+			f, err := a.filter(*in)
 			if err != nil {
 				return nil, err
 			}

@@ -114,7 +114,7 @@ func (s *Server) auditPage(w http.ResponseWriter, r *http.Request) {
 	}
 	for _, e := range got.List {
 		row := auditRow{AuditEntry: e, More: max(0, e.Count-int64(len(e.IDs)))}
-		row.Diff = diffLines(jsonLines(s.redacted(e.Before)), jsonLines(s.redacted(e.After)))
+		row.Diff = diffLines(jsonLines(s.guard.RedactWithin(e.Before)), jsonLines(s.guard.RedactWithin(e.After)))
 		if changed(row.Diff) == 0 {
 			row.Diff = nil
 		}

@@ -191,11 +191,11 @@ begin
 end $$;
 
 -- Whether a payload has this value there, as text; any, if value is null. One that cannot be read as text, because of the character
--- U+0000 or half a surrogate pair in it, has none.
+-- U+0000 or half a surrogate pair in it, has none; neither have objects and arrays, in which there may be what nobody is shown.
 create or replace function offstage_private.has_value(payload json, path text[], value text) returns boolean
 language plpgsql immutable as $$
 begin
-  return coalesce(payload #>> path = value, value is null and payload #>> path is not null);
+  return coalesce(payload #>> path = value and json_typeof(payload #> path) not in ('object', 'array'), value is null and payload #>> path is not null);
 exception when untranslatable_character or invalid_text_representation then
   return false;
 end $$;

@@ -83,7 +83,7 @@ func (g *Guard) Hides(path string) bool {
 	set := g.rules.start()
 	for key := range strings.SplitSeq(path, ".") {
 		next, hit := g.rules.step(set, fold(key), nil)
-		if _, err := strconv.ParseUint(key, 10, 32); err == nil && !hit { // or an index
+		if !hit && index(key) { // or an element
 			var elements positions
 			elements, hit = g.rules.element(set)
 			next = union(next, elements)
@@ -94,6 +94,16 @@ func (g *Guard) Hides(path string) bool {
 		set = next
 	}
 	return false
+}
+
+// index says whether PostgreSQL takes a part of a path for the place of an element, if it comes to an array: as strtol reads it, from
+// the end where it is negative.
+func index(part string) bool {
+	part = strings.TrimLeft(part, " \t\n\v\f\r")
+	if part != "" && (part[0] == '-' || part[0] == '+') {
+		part = part[1:]
+	}
+	return part != "" && strings.Trim(part, "0123456789") == ""
 }
 
 // rules are compiled: a rule is a list of parts, and a document is walked with the set of all places in rules that its path has

@@ -153,7 +153,8 @@ func TestHides(t *testing.T) {
 	}
 	for path, want := range map[string]bool{
 		"password": true, "user.passWord": true, "password.x": true, "user.name": false, "card.number": true, "card.0.number": true, "card.name": false,
-		"number": false, "list.0.pin2": true, "list.7.x.pin2": true, "list.a.pin2": true, "list.pin2": false, "box.0": true, "": false, ".": false, "0.card.number": true,
+		"number": false, "list.0.pin2": true, "list.7.x.pin2": true, "list.a.pin2": true, "list.pin2": false, "box.0": true, "": false,
+		"card.-1.number": true, "card. 0.number": true, "card.+0.number": true, "card.99999999999.number": true, "card.-.number": false, "box.-1": true, ".": false, "0.card.number": true,
 	} {
 		if got := g.Hides(path); got != want {
 			t.Errorf("%s: %t", path, got)
