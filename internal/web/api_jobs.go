@@ -332,19 +332,33 @@ func (a *api) edit(ctx context.Context, in *OneJob, e view.Edit, word string) (*
 	return answerOf(acted{id, word}, nil)
 }
 
-// complete puts what was hidden from the client back into the payload that it sends.
+// complete puts what was hidden from the client back into the payload that it sends; if the job changes meanwhile, the edit is refused.
 func (a *api) complete(ctx context.Context, id view.ID, e *view.Edit) error {
-	if err := textual(e.Payload); err != nil || !bytes.Contains(e.Payload, []byte(guard.Hidden)) {
+	if err := textual(e.Payload); err != nil || !mayHide(e.Payload) {
 		return err
 	}
 	j, err := a.db.Job(ctx, id)
 	if err != nil {
 		return err
 	}
-	if e.Payload, err = a.guard.Restore(e.Payload, j.Payload); err != nil {
-		return refused("body.payload", "has %s where nothing was hidden: %s", guard.Hidden, err)
+	if e.Revision == nil && !j.Ended {
+		e.Revision = &j.Revision
 	}
-	return nil
+	e.Payload, err = a.restored(e.Payload, j.Payload)
+	return err
+}
+
+// mayHide says whether there may be a hidden value in what a client sends back. Many escape what is not ASCII.
+func mayHide(payload json.RawMessage) bool {
+	return bytes.Contains(payload, []byte(guard.Hidden)) || bytes.Contains(payload, []byte(`\u2022`))
+}
+
+func (a *api) restored(edited, original json.RawMessage) (json.RawMessage, error) {
+	whole, err := a.guard.Restore(edited, original)
+	if err != nil {
+		return nil, refused("body.payload", "has %s where nothing was hidden: %s", guard.Hidden, err)
+	}
+	return whole, nil
 }
 
 // whyNot is the problem with a job that was left as it is.

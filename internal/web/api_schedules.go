@@ -3,6 +3,7 @@ package web
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"time"
 
@@ -169,6 +170,16 @@ func (a *api) scheduleOperations() {
 			s, err := in.Body.schedule(in.name())
 			if err != nil {
 				return nil, err
+			}
+			if mayHide(in.Body.Payload) { // what was not shown stays
+				now, err := a.db.Schedule(ctx, in.name())
+				if err != nil && !errors.Is(err, view.ErrUnknown) {
+					return nil, err
+				}
+				original, _ := now.Payload.(json.RawMessage)
+				if s.Payload, err = a.restored(in.Body.Payload, original); err != nil {
+					return nil, err
+				}
 			}
 			if err := a.db.AddSchedule(ctx, by(ctx), s); err != nil {
 				return nil, err

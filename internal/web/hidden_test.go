@@ -56,3 +56,22 @@ func TestHiddenValuesInTheAudit(t *testing.T) {
 		}
 	}
 }
+
+// Clients that escape what is not ASCII send hidden values back as they got them, too; and schedules have payloads as jobs have.
+func TestHiddenValuesComeBack(t *testing.T) {
+	t.Parallel()
+	s := newAPISite(t, Config{})
+	id := s.add("x", json.RawMessage(`{"password":"geheim"}`), offstage.Options{RunAt: time.Now().Add(time.Hour)})
+	for _, hidden := range []string{`•••`, `\u2022\u2022\u2022`, `\u2022••`} {
+		s.call(fmt.Sprintf(`POST /jobs/%d/edit {"payload":{"password":"%s","n":1}}`, id, hidden)).is(200)
+		if got := pgtest.One[string](t, s.pool, `select payload ->> 'password' from offstage_private.job where id = $1`, id); got != "geheim" {
+			t.Errorf("%s: the password is %q now", hidden, got)
+		}
+		s.call(`PUT /schedules/` + url.PathEscape("s"+hidden) + ` {"task":"x","expression":"@daily","payload":{"token":"geheim"}}`).is(200)
+		s.call(`PUT /schedules/` + url.PathEscape("s"+hidden) + ` {"task":"x","expression":"@daily","payload":{"token":"` + hidden + `","n":2}}`).is(200)
+		if got := pgtest.One[string](t, s.pool, `select payload ->> 'token' from offstage_private.schedule where name = $1`, "s"+hidden); got != "geheim" {
+			t.Errorf("%s: the token of the schedule is %q now", hidden, got)
+		}
+		s.call(`PUT /schedules/new {"task":"x","expression":"@daily","payload":{"token":"`+hidden+`"}}`).problem(422, isInvalid, "where nothing was hidden")
+	}
+}
