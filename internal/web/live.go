@@ -2,6 +2,8 @@ package web
 
 import (
 	"context"
+	"crypto/hmac"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -18,6 +20,8 @@ import (
 type live struct {
 	period time.Duration
 	now    func() time.Time
+
+	key []byte // of this process, see version
 
 	mu     sync.Mutex
 	reads  map[string]reader
@@ -45,7 +49,9 @@ type sample struct {
 const maxTopics = 500
 
 func newLive(period time.Duration) *live {
-	return &live{period: period, now: time.Now, reads: map[string]reader{}, topics: map[string]*topic{}}
+	key := make([]byte, 32)
+	rand.Read(key) // never fails
+	return &live{period: period, now: time.Now, key: key, reads: map[string]reader{}, topics: map[string]*topic{}}
 }
 
 // register is called while the routes are made.
@@ -69,12 +75,14 @@ func (l *live) get(ctx context.Context, name string, args url.Values) (sample, e
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 		defer cancel()
 		value, err := read(ctx, args)
-		t.sample = sample{at: now, value: value, err: err, version: version(value, err)}
+		t.sample = sample{at: now, value: value, err: err, version: l.version(value, err)}
 	}
 	return t.sample, t.err
 }
 
-func version(value any, err error) string {
+// version tells whether a value is another one. It is keyed, because the value holds what nobody is shown: whoever knows the rest of it
+// could find a short secret out by trying.
+func (l *live) version(value any, err error) string {
 	if err != nil {
 		return "error"
 	}
@@ -82,8 +90,9 @@ func version(value any, err error) string {
 	if err != nil {
 		return "error"
 	}
-	sum := sha256.Sum256(text)
-	return hex.EncodeToString(sum[:8])
+	mac := hmac.New(sha256.New, l.key)
+	mac.Write(text)
+	return hex.EncodeToString(mac.Sum(nil)[:8])
 }
 
 func (l *live) topic(key string) *topic {

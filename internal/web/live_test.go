@@ -183,3 +183,12 @@ func TestStreamNeedsALogin(t *testing.T) {
 	s.get("/tasks", "Accept", fragmentType).has(401)
 	s.get("/tasks").has(401)
 }
+
+// What a stream says of a page is no hash of secrets that somebody could try values against.
+func TestVersionsTellNothing(t *testing.T) {
+	t.Parallel()
+	a, b := newLive(time.Second), newLive(time.Second)
+	if a.version("pin 1234", nil) == b.version("pin 1234", nil) || a.version(1, nil) != a.version(1, nil) || a.version(1, nil) == a.version(2, nil) {
+		t.Error("versions are the same in every process, or tell nothing at all")
+	}
+}
