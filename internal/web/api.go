@@ -31,7 +31,8 @@ type api struct {
 	mux    *http.ServeMux
 	follow *followers
 
-	waiting chan struct{} // as many as may wait for jobs
+	waiting   chan struct{} // as many as may wait for jobs
+	keepAlive time.Duration // how often a stream says that it lives, and looks whether who follows it still may
 }
 
 // Limits of the API.
@@ -54,7 +55,7 @@ func (s *Server) apiRoutes(mux *http.ServeMux) {
 }
 
 func newAPI(s *Server) *api {
-	a := &api{Server: s, mux: http.NewServeMux(), follow: newFollowers(s.db), waiting: make(chan struct{}, maxWaiting)}
+	a := &api{Server: s, mux: http.NewServeMux(), follow: newFollowers(s.db), waiting: make(chan struct{}, maxWaiting), keepAlive: keepAlive}
 	format := huma.Format{Marshal: encode, Unmarshal: decode}
 	a.huma = humago.New(a.mux, huma.Config{
 		OpenAPI: &huma.OpenAPI{

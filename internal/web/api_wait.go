@@ -50,6 +50,9 @@ func (a *api) waitOperations() {
 			if err != nil {
 				return nil, err
 			}
+			if !guard.Still(ctx) {
+				return nil, (&problem{Type: isUnauthenticated, Status: http.StatusUnauthorized, Detail: "What you have shown is not good any more. Log in again, or use another token."}).titled()
+			}
 			out := &struct {
 				Status int
 				Body   jobStatus
@@ -221,7 +224,7 @@ func (a *api) tell(ctx context.Context, to *events, id, claim view.ID, n int) {
 	}()
 	one := a.follow.join(id, claim, n)
 	defer a.follow.leave(one)
-	alive := time.NewTicker(keepAlive)
+	alive := time.NewTicker(a.keepAlive)
 	defer alive.Stop()
 	var last jobStatus
 	for {
@@ -231,6 +234,9 @@ func (a *api) tell(ctx context.Context, to *events, id, claim view.ID, n int) {
 		case <-ctx.Done():
 			return
 		case <-alive.C:
+			if !guard.Still(ctx) {
+				return // whoever comes again is told why
+			}
 			err = to.write(": still here\n\n")
 		case seen = <-one.seen:
 			last, err = a.report(to, last, seen)

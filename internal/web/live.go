@@ -12,6 +12,8 @@ import (
 	"net/url"
 	"sync"
 	"time"
+
+	"github.com/offstage-dev/offstage/internal/web/guard"
 )
 
 // live shares what pages read. A topic is a kind of page with its parameters (jobs?state=failed); whoever wants to see it gets
@@ -44,6 +46,9 @@ type sample struct {
 	err     error
 	version string
 }
+
+// recheck is how often streams look whether who follows them still may.
+const recheck = 20 * time.Second
 
 // maxTopics is how many topics are kept. Filters make topics, so there is no end of them.
 const maxTopics = 500
@@ -142,8 +147,13 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	fmt.Fprint(w, "retry: 2000\n\n")
-	said, spoke := "", s.live.now()
+	said, spoke, asked := "", s.live.now(), s.live.now()
 	for {
+		if now := s.live.now(); now.Sub(asked) >= recheck {
+			if asked = now; !guard.Still(r.Context()) {
+				return // the page finds out why
+			}
+		}
 		got, err := s.live.get(r.Context(), name, args)
 		event := ""
 		switch now := s.live.now(); {

@@ -192,3 +192,31 @@ func TestVersionsTellNothing(t *testing.T) {
 		t.Error("versions are the same in every process, or tell nothing at all")
 	}
 }
+
+// Streams end when who follows them may not any more: within half a minute, not when their connection does.
+func TestStreamsEndWithTheSession(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var in atomic.Bool
+		in.Store(true)
+		g, err := guard.New(guard.Config{Authenticate: func(*http.Request) (string, guard.Role, bool) { return "ada", guard.Viewer, in.Load() }}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l := newLive(time.Second)
+		l.register("x", func(context.Context, url.Values) (any, error) { return 1, nil })
+		s := &Server{live: l, stopping: make(chan struct{})}
+		began := time.Now()
+		over := make(chan time.Duration)
+		go func() {
+			r := httptest.NewRequest("GET", "/live/x", nil)
+			r.SetPathValue("topic", "x")
+			g.Middleware(http.HandlerFunc(s.stream)).ServeHTTP(httptest.NewRecorder(), r)
+			over <- time.Since(began)
+		}()
+		time.Sleep(5 * time.Minute)
+		in.Store(false)
+		if lasted := <-over; lasted < 5*time.Minute || lasted > 5*time.Minute+30*time.Second {
+			t.Errorf("it lasted %s", lasted)
+		}
+	})
+}

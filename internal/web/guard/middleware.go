@@ -56,7 +56,7 @@ func (g *Guard) Middleware(next http.Handler) http.Handler {
 		if !ok {
 			return
 		}
-		r = r.WithContext(With(r.Context(), id))
+		r = r.WithContext(g.withStill(r, id))
 		if !safe && id.Role < Operator {
 			g.refuse(w, r, *Allow(r.Context(), Operator).(*Refusal))
 			return
