@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"github.com/offstage-dev/offstage"
 	"github.com/offstage-dev/offstage/internal/pgtest"
 	"github.com/offstage-dev/offstage/internal/view"
@@ -233,4 +235,20 @@ func TestBulkRare(t *testing.T) {
 	if n := pgtest.One[int64](t, pool, `select count(*) from offstage_private.job`); n != 45_000 {
 		t.Errorf("%d jobs are left", n)
 	}
+}
+
+// What a filter has and says nothing of must not mean every job.
+func TestBulkOfNothingInParticular(t *testing.T) {
+	t.Parallel()
+	conn := pgtest.New(t).Conn(t)
+	pgtest.Do(t, conn, `select offstage.add_job('a')`)
+	for _, filter := range []string{`{"task":""}`, `{"task":null}`, `{"queue":" "}`, `{"state":""}`, `{"state":"waiting","key":""}`, `{"payload_path":""}`, `{"tsk":"a"}`, `null`, `[]`} {
+		var id int64
+		err := conn.QueryRow(t.Context(), `select offstage.bulk_start('delete', $1::text::json)`, filter).Scan(&id)
+		var pg *pgconn.PgError
+		if !errors.As(err, &pg) || pg.Code != "22023" {
+			t.Errorf("%s: %v", filter, err)
+		}
+	}
+	pgtest.Do(t, conn, `select offstage.bulk_start('retry', '{"task":"a","payload_path":"x","payload_value":""}'), offstage.bulk_start('retry', '{}')`)
 }

@@ -204,9 +204,17 @@ func (s *Server) readAction(v url.Values) (a view.Action, err error) {
 		if err != nil {
 			return a, unfit("The filter cannot be read: %v.", err)
 		}
-		for name := range params {
-			if !slices.Contains(filterParams, name) { // an unknown one must not widen what is changed
+		if !v.Has("filter") {
+			return a, unfit("The form does not say which jobs.")
+		}
+		for name, values := range params { // what is not understood must not widen what is changed
+			switch {
+			case !slices.Contains(filterParams, name):
 				return a, unfit("There is no filter %q.", name)
+			case len(values) > 1:
+				return a, unfit("The filter %q is there more than once.", name)
+			case strings.TrimSpace(values[0]) == "" && name != "payload_value":
+				return a, unfit("The filter %q is empty.", name)
 			}
 		}
 		f, err := s.filter(params)

@@ -306,6 +306,10 @@ func TestBulkWithoutScript(t *testing.T) {
 	for what, form := range map[string]url.Values{
 		"No job is selected":       {"do": {"retry"}},
 		`There is no filter "tsk"`: {"do": {"retry"}, "all": {"1"}, "filter": {"tsk=mail"}},
+		"is there more than once":  {"do": {"delete"}, "all": {"1"}, "filter": {"task=mail&task="}, "confirm": {"yes"}},
+		`filter "task" is empty`:   {"do": {"delete"}, "all": {"1"}, "filter": {"task="}, "confirm": {"yes"}},
+		`filter "state" is empty`:  {"do": {"delete"}, "all": {"1"}, "filter": {"state=+"}, "confirm": {"yes"}},
+		"does not say which jobs":  {"do": {"delete"}, "all": {"1"}, "confirm": {"yes"}},
 		"have ended":               {"do": {"retry"}, "all": {"1"}, "filter": {"state=succeeded"}},
 		"There is no action":       {"do": {"drop"}, "ids": {"1"}},
 		"is not the id":            {"do": {"retry"}, "ids": {"1; drop"}},

@@ -25,11 +25,18 @@ begin
   end if;
 end $$;
 
--- Refuses filters that no action can be made for. Raises 22023.
+-- Refuses filters that no action can be made for, and what is there and says nothing: a list takes that for no filter, and an action would
+-- be on more jobs than was meant. Raises 22023.
 create or replace function offstage_private.check_bulk(filter json) returns void
 language plpgsql immutable as $$
+declare
+  wrong text;
 begin
   perform offstage_private.check_filter(filter);
+  select e.key into wrong from json_each_text(filter) e where e.value is null or btrim(e.value) = '' and e.key <> 'payload_value' limit 1;
+  if found then
+    raise invalid_parameter_value using message = format('the filter says nothing of %L', wrong), hint = 'Leave it out, or say which: {} is all jobs.';
+  end if;
   if filter ->> 'state' in ('succeeded', 'cancelled', 'removed', 'completed') then
     raise invalid_parameter_value using message = format('jobs that are %s have ended: there is nothing left to act upon', filter ->> 'state'),
       hint = 'Filter by scheduled, waiting, parked, paused, running or failed.';
