@@ -7,15 +7,17 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/offstage-dev/offstage/internal/view"
 	"github.com/offstage-dev/offstage/internal/web/guard"
 )
 
-// maxForm bounds what a form may send; maxEdit is the largest payload that a form shows for editing.
+// maxForm and formTime bound what a form may send, and how long it may take; maxEdit is the largest payload that a form shows for editing.
 const (
-	maxForm = 8 << 20
-	maxEdit = 1 << 20
+	maxForm  = 8 << 20
+	formTime = 30 * time.Second
+	maxEdit  = 1 << 20
 )
 
 // editData is the form for a job's payload, and the difference that it would make.

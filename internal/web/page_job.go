@@ -317,11 +317,6 @@ func (s *Server) jobAct(w http.ResponseWriter, r *http.Request) {
 	if !s.allowed(w, r, guard.Operator) {
 		return
 	}
-	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
-	if err := r.ParseForm(); err != nil {
-		s.fail(w, r, unfit("the form cannot be read: %v", err))
-		return
-	}
 	here := "/jobs/" + id.String()
 	switch r.PathValue("part") {
 	case "retry":

@@ -267,11 +267,6 @@ func (s *Server) bulkAsk(w http.ResponseWriter, r *http.Request) {
 	if !s.allowed(w, r, guard.Operator) {
 		return
 	}
-	r.Body = http.MaxBytesReader(w, r.Body, 1<<20)
-	if err := r.ParseForm(); err != nil {
-		s.fail(w, r, unfit("The form cannot be read: %v.", err))
-		return
-	}
 	a, err := s.readAction(r.PostForm)
 	if err != nil {
 		s.fail(w, r, err)

@@ -299,6 +299,14 @@ func (s *Server) notFound(w http.ResponseWriter, r *http.Request) {
 // methods shows our own page where the mux finds none, or not for this method.
 func (s *Server) methods(mux *http.ServeMux) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodGet && r.Method != http.MethodHead && !strings.HasPrefix(r.URL.Path, "/api/") {
+			after, err := formOf(w, r)
+			defer after()
+			if err != nil {
+				s.fail(w, r, unfit("The form cannot be read: %v.", err))
+				return
+			}
+		}
 		h, pattern := mux.Handler(r)
 		if pattern != "" {
 			mux.ServeHTTP(w, r)
@@ -314,6 +322,23 @@ func (s *Server) methods(mux *http.ServeMux) http.Handler {
 		}
 		s.notFound(w, r)
 	})
+}
+
+// formOf reads a form, as a whole or not at all: one that was cut would have fields that are empty. It has so many bytes, which come within
+// half a minute. The login reads its own. after must be called: the connection may serve other requests.
+func formOf(w http.ResponseWriter, r *http.Request) (after func(), err error) {
+	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
+	c := http.NewResponseController(w)
+	_ = c.SetReadDeadline(time.Now().Add(formTime)) // not every connection can
+	if r.URL.Path != "/login" {
+		if err = r.ParseForm(); err == nil { // the other one keeps its errors to itself
+			err = r.ParseMultipartForm(maxForm)
+		}
+		if errors.Is(err, http.ErrNotMultipart) {
+			err = nil
+		}
+	}
+	return func() { _ = c.SetReadDeadline(time.Time{}) }, err
 }
 
 // verdict keeps what the mux would have answered.
