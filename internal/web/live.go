@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -23,7 +24,8 @@ type live struct {
 	period time.Duration
 	now    func() time.Time
 
-	key []byte // of this process, see version
+	key   []byte        // of this process, see version
+	slots chan struct{} // streams read by so many at a time, see follow
 
 	mu     sync.Mutex
 	reads  map[string]reader
@@ -35,7 +37,8 @@ type live struct {
 type reader func(ctx context.Context, args url.Values) (any, error)
 
 type topic struct {
-	turn chan struct{} // holds one token: whoever has it may read, and owns what follows
+	followed chan struct{} // the same for streams, before they wait for their slots and for turn
+	turn     chan struct{} // holds one token: whoever has it may read, and owns what follows
 	sample
 }
 
@@ -56,7 +59,7 @@ const maxTopics = 500
 func newLive(period time.Duration) *live {
 	key := make([]byte, 32)
 	rand.Read(key) // never fails
-	return &live{period: period, now: time.Now, key: key, reads: map[string]reader{}, topics: map[string]*topic{}}
+	return &live{period: period, now: time.Now, key: key, slots: make(chan struct{}, 2), reads: map[string]reader{}, topics: map[string]*topic{}}
 }
 
 // register is called while the routes are made.
@@ -85,6 +88,22 @@ func (l *live) get(ctx context.Context, name string, args url.Values) (sample, e
 	return t.sample, t.err
 }
 
+// follow is get for streams. However many topics they follow, they leave half of the connections to those who wait for a page.
+func (l *live) follow(ctx context.Context, stopping <-chan struct{}, name string, args url.Values) (sample, error) {
+	t := l.topic(name + "?" + args.Encode())
+	for _, turn := range []chan struct{}{t.followed, l.slots} { // those of one topic wait for the first of them
+		select {
+		case turn <- struct{}{}:
+			defer func() { <-turn }()
+		case <-ctx.Done():
+			return sample{}, ctx.Err()
+		case <-stopping:
+			return sample{}, context.Canceled
+		}
+	}
+	return l.get(ctx, name, args)
+}
+
 // version tells whether a value is another one. It is keyed, because the value holds what nobody is shown: whoever knows the rest of it
 // could find a short secret out by trying.
 func (l *live) version(value any, err error) string {
@@ -108,7 +127,7 @@ func (l *live) topic(key string) *topic {
 		if len(l.topics) >= maxTopics { // those that are looked at come back at once
 			clear(l.topics)
 		}
-		t = &topic{turn: make(chan struct{}, 1)}
+		t = &topic{followed: make(chan struct{}, 1), turn: make(chan struct{}, 1)}
 		l.topics[key] = t
 	}
 	return t
@@ -154,10 +173,10 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request) {
 				return // the page finds out why
 			}
 		}
-		got, err := s.live.get(r.Context(), name, args)
+		got, err := s.live.follow(r.Context(), s.stopping, name, args)
 		event := ""
 		switch now := s.live.now(); {
-		case r.Context().Err() != nil:
+		case r.Context().Err() != nil, errors.Is(err, context.Canceled):
 			return
 		case err != nil && said != "gone":
 			said, event = "gone", "event: gone\ndata: the database does not answer\n\n"

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -217,6 +218,40 @@ func TestStreamsEndWithTheSession(t *testing.T) {
 		in.Store(false)
 		if lasted := <-over; lasted < 5*time.Minute || lasted > 5*time.Minute+30*time.Second {
 			t.Errorf("it lasted %s", lasted)
+		}
+	})
+}
+
+// A thousand streams of different pages, each slow to read, do not keep somebody waiting for a page; and they end at once.
+func TestStreamsLeaveRoomForPages(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLive(time.Second)
+		connections := make(chan struct{}, 4)
+		l.register("x", func(ctx context.Context, args url.Values) (any, error) {
+			connections <- struct{}{}
+			defer func() { <-connections }()
+			time.Sleep(2 * time.Second)
+			return 1, nil
+		})
+		s := &Server{live: l, stopping: make(chan struct{})}
+		var tabs sync.WaitGroup
+		for i := range 1000 {
+			tabs.Go(func() {
+				r := httptest.NewRequest("GET", fmt.Sprint("/live/x?n=", i), nil)
+				r.SetPathValue("topic", "x")
+				s.stream(httptest.NewRecorder(), r)
+			})
+		}
+		time.Sleep(time.Minute)
+		began := time.Now()
+		if _, err := l.get(t.Context(), "x", url.Values{"n": {"page"}}); err != nil || time.Since(began) > 2*time.Second {
+			t.Errorf("a page took %s: %v", time.Since(began), err)
+		}
+		began = time.Now()
+		close(s.stopping)
+		tabs.Wait()
+		if took := time.Since(began); took > 2*time.Second {
+			t.Errorf("they took %s to end", took)
 		}
 	})
 }
