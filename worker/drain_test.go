@@ -62,7 +62,9 @@ func (h *hands) tell(sql string) {
 
 func (h *hands) state(want string) {
 	h.t.Helper()
-	h.eventually(func() bool { return one[string](h.stage, "select state from offstage.workers where worker_id = $1", h.id()) == want }, "the worker is not %s", want)
+	h.eventually(func() bool {
+		return one[string](h.stage, "select state from offstage.workers where worker_id = $1", h.id()) == want
+	}, "the worker is not %s", want)
 }
 
 func (h *hands) burst(n int) {

@@ -39,7 +39,7 @@ language sql stable as $$
   where a.target = done_by.target and a.action = done_by.action order by a.id desc limit 1
 $$;
 
--- What people have changed, the latest first: of one target ("queue x", "task y", "schedule z", "job 7"), by one, or of one action,
+-- What people have changed, the latest first: of one target ("queue x", "task y", "schedule z", "worker 3", "job 7"), by one, or of one action,
 -- if wanted. For the next page give the id of the last row as before_id. ids are the first 1000 jobs of n. A filter looks at 20,000
 -- entries and not further. Entries are kept for 90 days. Locks nothing.
 create or replace function offstage.audit(
