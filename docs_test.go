@@ -516,7 +516,7 @@ Values may be added, never taken away.
 | ´offstage:wake´ | the schema | there may be something to claim; for workers |
 | ´offstage:due´ | the schema | a job will be due within three seconds, or a queue is to be handed on; for workers |
 | ´offstage:schedule´ | the schema | a schedule was added or changed, or goes on; for workers |
-| ´offstage:cancel´ | the schema | a running job is to stop; for workers |
+| ´offstage:cancel´ | the schema | a running job is to stop, or a worker to drain, go on or stop; for workers |
 
 Notifications are hints: listen first, then look (´job_status´), and look now and then.
 

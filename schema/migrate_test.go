@@ -335,6 +335,41 @@ func TestNewerSchema(t *testing.T) {
 	}
 }
 
+// A worker of the version before beats on while others migrate: heartbeat() has been made anew, with one more column.
+func TestMigrationBesideOlderWorker(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	conn, older := db.Conn(t), db.Conn(t)
+	id, _ := worker(t, conn, "a")
+	pgtest.Do(t, conn, "drop table offstage_private.wish cascade")
+	pgtest.Do(t, conn, "delete from offstage_private.migration where version >= 11")
+	pgtest.Do(t, conn, "drop function offstage.heartbeat(integer, boolean)")
+	pgtest.Do(t, conn, `create function offstage.heartbeat(worker_id integer, draining boolean default false)
+		returns table (period interval, claims bigint[], cancelled bigint[], reasons text[], settings bigint, breaking integer)
+		language sql as $$ select interval '1 h', null::bigint[], null::bigint[], null::text[], 0::bigint, 0 $$`)
+	beat := func() (period time.Duration) {
+		t.Helper()
+		var claims, cancelled []int64
+		var reasons []string
+		var settings, breaking *int64
+		err := older.QueryRow(t.Context(), `select period, claims, cancelled, reasons, settings, breaking from offstage.heartbeat($1, $2)`, id, false).
+			Scan(&period, &claims, &cancelled, &reasons, &settings, &breaking) // prepared once
+		if err != nil {
+			t.Fatal(err)
+		}
+		return period
+	}
+	if period := beat(); period != time.Hour {
+		t.Fatalf("before the migration, a beat is due after %v", period)
+	}
+	if _, err := schema.Migrate(t.Context(), conn, schema.Config{}); err != nil {
+		t.Fatal(err)
+	}
+	if period := beat(); period != time.Second {
+		t.Errorf("after the migration, a beat is due after %v", period)
+	}
+}
+
 // TestRights: a role without CREATE gets advice; with two schemas of its own it can do everything.
 func TestRights(t *testing.T) {
 	t.Parallel()

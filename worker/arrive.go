@@ -58,7 +58,7 @@ func (t *turns) arrived(p *plan, look *store.Look) {
 	t.count(p.arrival.attempts, 1)
 	t.claimed += len(look.Jobs)
 	for _, a := range p.arrival.attempts {
-		if t.stopping.Load() { // the claim was under way when the slots went
+		if t.leaves() { // the claim was under way when the slots went, or the worker was drained
 			a.ending, a.endedAt = a.end("release", nil), time.Now()
 			t.put(a)
 			continue

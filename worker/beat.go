@@ -46,7 +46,7 @@ func (s *session) beater(ctx context.Context) error {
 				conn = c
 			}
 			asked := time.Now() // not sent: connecting may take long
-			beat, err := s.store.Heartbeat(ctx, conn, s.id, s.turns.stopping.Load())
+			beat, err := s.store.Heartbeat(ctx, conn, s.id, s.turns.leaves())
 			read = newClock(asked, beat.Clock)
 			if err == nil && beat.Alive && beat.Settings != settings {
 				all, err := s.store.TaskSettings(ctx, conn, s.taskIDs)
@@ -85,6 +85,7 @@ func (s *session) beater(ctx context.Context) error {
 			s.cancelled.Store(&beat.Cancelled)
 			s.cancelJobs(beat.Cancelled)
 			s.turns.strays(beat.Leases)
+			s.heed(beat.Wanted)
 			if err := s.checkVersion(beat.Breaking); err != nil {
 				s.turns.endGracefully(err)
 			}
@@ -97,6 +98,26 @@ func (s *session) beater(ctx context.Context) error {
 		case <-time.After(wait):
 		}
 	}
+}
+
+// heed does what somebody wants of the worker, and has the next beat say so at once. A stop cannot be taken back.
+func (s *session) heed(wanted store.Wish) {
+	if wanted == s.wanted || s.wanted == store.WantStop {
+		return
+	}
+	s.wanted = wanted
+	switch wanted {
+	case store.WantStop:
+		s.log.Info("worker was told to stop", "running", s.runningNow())
+		s.turns.leave()
+		return // the next beat says so
+	case store.WantDrain:
+		s.log.Info("worker was drained: it claims nothing more, and finishes what runs", "running", s.runningNow())
+	default:
+		s.log.Info("worker goes on")
+	}
+	s.turns.drain(wanted == store.WantDrain)
+	kick(s.beatNow)
 }
 
 // watchdog acts while no beat lands.

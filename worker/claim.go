@@ -56,9 +56,11 @@ type turns struct {
 	s        *session
 	kicks    [turners]chan struct{} // the first is the lead
 	stopping atomic.Bool
+	drained  atomic.Bool   // claims nothing more until it is taken back; under session.mu for those who decide
 	over     chan struct{} // closed when nothing more will be settled
-	halt     chan struct{} // closed to stop gracefully, for fatal
+	halt     chan struct{} // closed to stop gracefully
 	isOver   bool
+	halted   bool  // halt is closed
 	fatal    error // why
 
 	queue      []*attempt // ended, to be settled
@@ -149,6 +151,10 @@ func (s *session) turner(which int) error {
 			return t.fatal
 		}
 		if p == nil {
+			if lead && conn != nil && t.unlock() {
+				wake.Close(conn)
+				conn = nil
+			}
 			timer.Reset(wait)
 			select {
 			case <-t.kicks[which]:
@@ -214,7 +220,7 @@ func (s *session) turn(conn *pgx.Conn, p *plan, look *store.Look) (*pgx.Conn, er
 
 // recall finds out which claims there are, and gives back the jobs of those whose answer was lost.
 func (s *session) recall(ctx context.Context, conn *pgx.Conn) error {
-	beat, err := s.store.Heartbeat(ctx, conn, s.id, s.turns.stopping.Load())
+	beat, err := s.store.Heartbeat(ctx, conn, s.id, s.turns.leaves())
 	if err != nil {
 		return err
 	}
@@ -351,7 +357,7 @@ func (t *turns) batch() int { return min(max(t.ahead()/3, 1), maxBatch) }
 
 // want is how many jobs may be claimed now.
 func (t *turns) want() int {
-	if t.stopping.Load() || t.held {
+	if t.leaves() || t.held {
 		return 0
 	}
 	return min(t.s.cfg.Jobs+t.ahead()-len(t.s.ready)-int(t.running.Load())-t.wantFlying, maxBatch)

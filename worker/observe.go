@@ -109,6 +109,7 @@ func (s *session) failed(err error) {
 const (
 	Starting = "starting" // it has no session in the database: before the first one, or after it was declared dead
 	Working  = "working"
+	Draining = "draining" // it claims nothing more, and lets what runs finish, until drain_worker is taken back
 	Stopping = "stopping" // it claims nothing more, and lets what runs finish
 	Stopped  = "stopped"
 )
@@ -138,8 +139,11 @@ func (w *Worker) Status() Status {
 	}
 	st.State, st.Worker, st.Busy, st.Ready = Working, s.id, s.runningNow(), len(s.ready)
 	st.LastBeat, st.Period = *s.lastBeat.Load(), time.Duration(s.period.Load())
-	if s.turns.stopping.Load() {
+	switch {
+	case s.turns.stopping.Load():
 		st.State = Stopping
+	case s.turns.drained.Load():
+		st.State = Draining
 	}
 	for i := range s.rounds {
 		if at := s.rounds[i].Load(); at != 0 && epoch.Add(time.Duration(at)).Before(st.Round) {

@@ -56,6 +56,7 @@ type session struct {
 	lastBeat  atomic.Pointer[time.Time]        // when the last one that landed was sent; beater writes
 	clock     atomic.Pointer[clock]            // the database's; beater writes
 	rounds    [loops]atomic.Int64              // when each of these loops last came round; see observe.go
+	wanted    store.Wish                       // what somebody wants of the worker, as far as it is heeded; beater writes
 	beatNow   chan struct{}
 	telling   chan struct{} // kicks the reporter
 	chore     chan struct{} // kicks promote
@@ -72,8 +73,8 @@ type known struct {
 	maxAttempts int
 }
 
-// open registers the worker.
-func (w *Worker) open(ctx context.Context) (*session, error) {
+// open registers the worker, drained if that is wanted.
+func (w *Worker) open(ctx context.Context, wanted store.Wish) (*session, error) {
 	conn, err := w.connect(ctx)
 	if err != nil {
 		return nil, err
@@ -113,6 +114,13 @@ func (w *Worker) open(ctx context.Context) (*session, error) {
 		return nil, err
 	}
 	s.know(settings)
+	if wanted == store.WantDrain {
+		if err := w.store.StayDrained(ctx, conn, r.Worker); err != nil {
+			return nil, err
+		}
+		s.wanted = wanted
+		s.turns.drained.Store(true)
+	}
 	return s, nil
 }
 

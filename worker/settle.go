@@ -154,6 +154,33 @@ func (t *turns) stop() {
 	t.kickOthers()
 }
 
+// drain stops claiming and gives back what is ready, or lets claiming go on.
+func (t *turns) drain(on bool) {
+	t.s.mu.Lock()
+	t.drained.Store(on)
+	if on && !t.stopping.Load() {
+		t.release()
+	}
+	t.more, t.full = true, true
+	t.s.mu.Unlock()
+	kick(t.kicks[0])
+}
+
+// leaves says that the jobs that come are left to others.
+func (t *turns) leaves() bool { return t.stopping.Load() || t.drained.Load() }
+
+// unlock says, once, that the lead's connection is to be closed, and the sleep locks with it: a drained worker must not
+// make every add notify.
+func (t *turns) unlock() bool {
+	t.s.mu.Lock()
+	defer t.s.mu.Unlock()
+	if !t.drained.Load() || !t.locked {
+		return false
+	}
+	t.locked = false
+	return true
+}
+
 // release gives back what is ready.
 func (t *turns) release() {
 	for {
@@ -215,6 +242,16 @@ func (t *turns) endGracefully(err error) {
 	t.s.mu.Unlock()
 	if first {
 		t.s.log.Error("worker is stopping", "error", err)
+		t.leave()
+	}
+}
+
+// leave stops as Run's context would.
+func (t *turns) leave() {
+	t.s.mu.Lock()
+	defer t.s.mu.Unlock()
+	if !t.halted {
+		t.halted = true
 		close(t.halt)
 	}
 }

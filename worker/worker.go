@@ -105,7 +105,7 @@ func (w *Worker) register(name string, handler Handler, options []Option) {
 	w.order = append(w.order, name)
 }
 
-// Run works until ctx ends, then stops gracefully and returns nil: it claims nothing more, gives back what it has
+// Run works until ctx ends, or drain_worker tells it to stop, then stops gracefully and returns nil: it claims nothing more, gives back what it has
 // claimed but not started, lets running attempts finish for StopGrace, writes all results, and only then returns.
 // It returns an error when it cannot start (no database, no schema, no task), and when a newer program has migrated
 // the database (schema.ErrNewer). A lost database is waited for.
@@ -132,8 +132,9 @@ func (w *Worker) run(ctx context.Context, once bool) error {
 	if err != nil {
 		return fmt.Errorf("worker: %w", err)
 	}
+	wanted := store.WantWork
 	for failures := 0; ; failures++ {
-		s, err := w.open(ctx)
+		s, err := w.open(ctx, wanted)
 		if err == nil {
 			failures = 0
 			w.session.Store(s)
@@ -141,6 +142,9 @@ func (w *Worker) run(ctx context.Context, once bool) error {
 			w.session.Store(nil)
 			if !errors.Is(err, errDeclaredDead) {
 				return err
+			}
+			if wanted = s.wanted; wanted == store.WantStop {
+				return nil
 			}
 			w.cfg.Log.Warn("worker: was declared dead, its jobs are others' now; starts anew", "worker", s.id)
 		} else if isData(err) {

@@ -33,7 +33,7 @@ func (a *app) auditCommand() *cobra.Command {
 	var before int64
 	c := &cobra.Command{
 		Use:   "audit",
-		Short: "List who changed what by hand: jobs, queues, tasks, schedules",
+		Short: "List who changed what by hand: jobs, queues, tasks, schedules, workers",
 		Long: `Lists what people have changed, from the web pages, the HTTP API, this program or SQL, the latest first. Entries are kept for
 90 days.`,
 		Example: `  offstage audit --target "queue mail"
@@ -41,9 +41,9 @@ func (a *app) auditCommand() *cobra.Command {
 		Args: cobra.NoArgs,
 	}
 	f := c.Flags()
-	f.StringVar(&target, "target", "", `only of this: "queue x", "task y", "schedule z", "job 7"`)
+	f.StringVar(&target, "target", "", `only of this: "queue x", "task y", "schedule z", "worker 3", "job 7"`)
 	f.StringVar(&who, "who", "", "only by this one")
-	f.StringVar(&action, "action", "", "only this: add, cancel, change, complete, configure, delete, fail, pause, remove, reschedule, resume, retry, run, unlock")
+	f.StringVar(&action, "action", "", "only this: add, cancel, change, complete, configure, delete, drain, fail, pause, remove, reschedule, resume, retry, run, stop, unlock")
 	f.IntVar(&limit, "limit", 50, "at most so many, up to 999")
 	f.Int64Var(&before, "before", 0, "only older than this entry: the next page, as the last one said")
 	c.RunE = func(cmd *cobra.Command, args []string) error {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/offstage-dev/offstage"
+	"github.com/offstage-dev/offstage/internal/pgtest"
 )
 
 func TestAdd(t *testing.T) {
@@ -339,4 +340,56 @@ func TestWorkersList(t *testing.T) {
 	}
 	stop()
 	s.want(Done, "workers").says(t, "no workers")
+}
+
+func TestWorkersDrain(t *testing.T) {
+	s := newStage(t)
+	s.script("hello.sh", "#!/bin/sh\n")
+	for _, verb := range []string{"drain", "resume", "stop"} {
+		s.want(Usage, "workers", verb)
+		s.want(Usage, "workers", verb, "all").says(t, `"all" is no id of a worker`, "offstage workers")
+		s.want(Usage, "workers", verb, "99999999999").says(t, "is no id of a worker")
+		s.want(NotFound, "workers", verb, "7").says(t, "no worker of the id 7 lives", "offstage workers")
+	}
+	m, _, errs := s.call("worker", "--tasks", s.dir+"/tasks")
+	ended := make(chan int, 1)
+	go func() { ended <- m.Run(t.Context()) }()
+	list := func(word string) func() bool {
+		return func() bool { return strings.Contains(s.run("workers").out, word) }
+	}
+	s.eventually(list("alive"))
+	if out := s.want(Done, "__complete", "workers", "drain", "").out; !strings.HasPrefix(out, "1\n") {
+		t.Errorf("completion: %q", out)
+	}
+	s.want(Done, "workers", "resume", "1").says(t, "worker 1 was not drained")
+	s.want(Done, "workers", "drain", "worker-1").says(t, "worker 1 is drained", "(0 jobs)", "offstage workers resume 1")
+	s.eventually(list("draining"))
+	s.want(Done, "workers", "drain", "1").says(t, "worker 1 is drained")
+	s.want(Done, "add", "hello")
+	if why := pgtest.One[string](t, s.pool, `select offstage.explain(1)`); !strings.Contains(why, " was drained since ") || !strings.Contains(why, "(cli, ") || !strings.Contains(why, "offstage workers resume 1") {
+		t.Errorf("explain: %s", why)
+	}
+	s.want(Done, "workers", "resume", "1").says(t, "worker 1 goes on")
+	s.eventually(func() bool { return pgtest.One[int](t, s.pool, `select count(*) from offstage_private.history where outcome = 'succeeded'`) == 1 })
+	s.want(Usage, "workers", "stop", "1").says(t, "stop worker 1 (process ", "--yes")
+	s.want(Done, "workers", "stop", "1", "--dry-run").says(t, "would stop worker 1")
+	s.want(Done, "workers", "stop", "1", "--yes").says(t, "worker 1 stops")
+	select {
+	case exit := <-ended:
+		if exit != Done || !strings.Contains(errs.String(), "worker was told to stop") {
+			t.Errorf("exit %d:\n%s", exit, errs)
+		}
+	case <-time.After(30 * time.Second):
+		t.Fatal("the worker does not end")
+	}
+	s.want(NotFound, "workers", "resume", "1").says(t, "no worker of the id 1 lives")
+	s.want(Done, "audit", "--target", "worker 1").says(t, "drain", "resume", "stop")
+
+	// One that does not answer any more.
+	s.exec(`insert into offstage_private.worker (host, pid, version, slots, tasks, started_at, beat_at, period)
+		values ('far', 7, 'v1', 1, '{1}', now() - interval '1 h', now() - interval '1 h', '1 s')`)
+	s.want(Done, "workers", "stop", "2", "--yes").says(t, "worker 2 stops", "it has been silent since")
+	s.want(Done, "workers").says(t, "silent, told to stop")
+	s.want(Done, "workers", "drain", "2").says(t, "worker 2 was told to stop already")
+	s.want(Refused, "workers", "resume", "2").says(t, "worker 2 was told to stop", "start another one")
 }

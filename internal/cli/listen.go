@@ -102,6 +102,8 @@ func works(status func() worker.Status) health.Check {
 		switch silent := time.Since(st.LastBeat); {
 		case st.State == worker.Stopping:
 			return fmt.Errorf("worker: is stopping, %s still running", plural(st.Busy, "job"))
+		case st.State == worker.Draining:
+			return fmt.Errorf("worker: is draining, %s still running", plural(st.Busy, "job"))
 		case st.State != worker.Working:
 			return fmt.Errorf("worker: is %s", st.State)
 		case silent > 3*st.Period:

@@ -196,6 +196,7 @@ func TestChecks(t *testing.T) {
 		{func(s *worker.Status) { s.Round, s.Period = now.Add(-3*time.Minute), time.Minute }, "", ""},
 		{func(s *worker.Status) { s.LastBeat = now.Add(-4 * time.Second) }, "", "no heartbeat has landed for 4.0 s"},
 		{func(s *worker.Status) { s.State, s.Busy = worker.Stopping, 2 }, "", "is stopping, 2 jobs still running"},
+		{func(s *worker.Status) { s.State, s.Busy = worker.Draining, 1 }, "", "is draining, 1 job still running"},
 		{func(s *worker.Status) { *s = worker.Status{State: worker.Starting, Round: now} }, "", "is starting"},
 		{func(s *worker.Status) { *s = worker.Status{State: worker.Stopped, Round: now} }, "", "is stopped"},
 	} {

@@ -45,7 +45,7 @@ func (a *app) tellSystemd(ctx context.Context, status func() worker.Status, log 
 		defer tick.Stop()
 		stopping := ctx.Done()
 		for {
-			if !ready && status().State == worker.Working {
+			if state := status().State; !ready && (state == worker.Working || state == worker.Draining) {
 				ready = true
 				tell("READY=1\nSTATUS=taking jobs")
 				tick.Reset(max(watchdog, time.Second))

@@ -94,11 +94,12 @@ type workerRow struct {
 	BeatAt    time.Time  `json:"beat_at"`
 	DeadAt    *time.Time `json:"dead_at"`
 	Tasks     []string   `json:"tasks"`
+	Wanted    string     `json:"wanted"` // of it by somebody: drain, stop, or nothing
 }
 
 func (db *database) workers(ctx context.Context, dead bool) ([]workerRow, error) {
 	return collect[workerRow](ctx, db, "list workers", `
-		select w.worker_id::text, w.name, w.state, w.host, w.pid, w.version, w.slots, w.running, w.started_at, w.beat_at, w.dead_at, w.tasks
+		select w.worker_id::text, w.name, w.state, w.host, w.pid, w.version, w.slots, w.running, w.started_at, w.beat_at, w.dead_at, w.tasks, coalesce(w.wanted, '')
 		from offstage.workers w where w.dead_at is null or $1::boolean order by w.worker_id`, dead)
 }
 

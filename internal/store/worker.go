@@ -63,7 +63,17 @@ type Beat struct {
 	Cancelled map[int64]string // running jobs that are to be cancelled, with the reason
 	Settings  int64            // changes when a task's settings have changed
 	Breaking  int              // newest breaking migration
+	Wanted    Wish             // what somebody wants of the worker
 }
+
+// Wish is what somebody wants of a worker.
+type Wish string
+
+const (
+	WantWork  Wish = ""      // what it is there for
+	WantDrain Wish = "drain" // that it claims nothing more
+	WantStop  Wish = "stop"  // that it ends
+)
 
 // Heartbeat says that the worker lives.
 func (s *Store) Heartbeat(ctx context.Context, conn *pgx.Conn, worker int32, draining bool) (b Beat, err error) {
@@ -71,8 +81,8 @@ func (s *Store) Heartbeat(ctx context.Context, conn *pgx.Conn, worker int32, dra
 	var reasons []string
 	var settings *int64
 	var breaking *int
-	err = conn.QueryRow(ctx, s.fn(`select period, claims, cancelled, reasons, settings, breaking, offstage_private.clock() from offstage.heartbeat($1, $2)`), worker, draining).
-		Scan(&b.Period, &b.Leases, &ids, &reasons, &settings, &breaking, &b.Clock)
+	err = conn.QueryRow(ctx, s.fn(`select period, claims, cancelled, reasons, settings, breaking, coalesce(wanted, ''), offstage_private.clock() from offstage.heartbeat($1, $2)`), worker, draining).
+		Scan(&b.Period, &b.Leases, &ids, &reasons, &settings, &breaking, &b.Wanted, &b.Clock)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return b, nil
 	}
@@ -93,6 +103,12 @@ func (s *Store) Heartbeat(ctx context.Context, conn *pgx.Conn, worker int32, dra
 		b.Breaking = *breaking
 	}
 	return b, nil
+}
+
+// StayDrained drains a worker that begins anew.
+func (s *Store) StayDrained(ctx context.Context, conn *pgx.Conn, worker int32) error {
+	_, err := conn.Exec(ctx, s.fn(`select offstage_private.stay_drained($1)`), worker)
+	return Fault(err)
 }
 
 // SignOff ends the worker.

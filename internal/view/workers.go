@@ -2,7 +2,10 @@ package view
 
 import (
 	"context"
+	"fmt"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 )
 
 // Worker is a worker, and what it does.
@@ -21,6 +24,8 @@ type Worker struct {
 	Unable    []UnableTask  `json:"unable"`
 	Jobs      []ClaimedJob  `json:"jobs"` // what it has claimed, the oldest first; ten at most
 	Period    time.Duration `json:"period"`
+	ID        int           `json:"id"`
+	Wanted    string        `json:"wanted"` // of it by somebody: drain, stop, or nothing
 }
 
 // UnableTask is a task that a worker has and cannot perform.
@@ -52,6 +57,7 @@ func (db *DB) Workers(ctx context.Context) ([]Worker, error) {
 		JobTasks            []string
 		Since               []time.Time
 		Period              float64
+		Wanted              string
 	}](ctx, db, "workers", `
 		select w.id, case when w.dead_at is not null then 'gone' when w.beat_at < offstage_private.clock() - 5 * w.period then 'silent'
 		    when w.draining then 'draining' else 'alive' end,
@@ -62,7 +68,8 @@ func (db *DB) Workers(ctx context.Context) ([]Worker, error) {
 		  array(select t.name from offstage_private.task t where t.id = any (w.tasks) order by t.name),
 		  array(select u.key from jsonb_each_text(coalesce(w.unable, '{}')) u order by u.key),
 		  array(select u.value from jsonb_each_text(coalesce(w.unable, '{}')) u order by u.key),
-		  r.ids, r.tasks, r.since, extract(epoch from w.period)::float8
+		  r.ids, r.tasks, r.since, extract(epoch from w.period)::float8,
+		  coalesce((select o.wanted from offstage_private.wish o where o.worker_id = w.id and w.dead_at is null), '')
 		from ((select * from offstage_private.worker w where w.dead_at is null order by w.id desc limit 200)
 		  union all (select * from offstage_private.worker w where w.dead_at > offstage_private.clock() - interval '1 h' order by w.id desc limit 20)) w
 		cross join lateral (
@@ -84,7 +91,7 @@ func (db *DB) Workers(ctx context.Context) ([]Worker, error) {
 		w := Worker{
 			Name: "worker-" + ID(r.ID).String(), State: r.State, Host: r.Host, PID: r.PID, Version: r.Version, Slots: r.Slots, Running: r.Running,
 			StartedAt: r.StartedAt, BeatAt: r.BeatAt, DeadAt: r.DeadAt, Tasks: r.Tasks, Unable: []UnableTask{}, Jobs: []ClaimedJob{},
-			Period: time.Duration(r.Period * float64(time.Second)),
+			Period: time.Duration(r.Period * float64(time.Second)), ID: r.ID, Wanted: r.Wanted,
 		}
 		for n := range r.UnableTask {
 			w.Unable = append(w.Unable, UnableTask{r.UnableTask[n], r.Because[n]})
@@ -95,4 +102,31 @@ func (db *DB) Workers(ctx context.Context) ([]Worker, error) {
 		workers[i] = w
 	}
 	return workers, nil
+}
+
+// DrainWorker has a worker take no more jobs: running ones finish, and it stays. ErrUnknown: none of this id lives.
+func (db *DB) DrainWorker(ctx context.Context, by Actor, id int) error {
+	return db.tellWorker(ctx, by, id, `select offstage.drain_worker($1::int)`)
+}
+
+// ResumeWorker lets a drained worker go on. ErrUnknown; SQLSTATE 55006 for one that was told to stop.
+func (db *DB) ResumeWorker(ctx context.Context, by Actor, id int) error {
+	return db.tellWorker(ctx, by, id, `select offstage.undrain_worker($1::int)`)
+}
+
+// StopWorker ends a worker as a signal to its process does. ErrUnknown.
+func (db *DB) StopWorker(ctx context.Context, by Actor, id int) error {
+	return db.tellWorker(ctx, by, id, `select offstage.drain_worker($1::int, stop => true)`)
+}
+
+// tellWorker calls a function that answers whether the worker lives.
+func (db *DB) tellWorker(ctx context.Context, by Actor, id int, sql string) error {
+	return db.As(ctx, by, func(tx pgx.Tx) error {
+		var lives bool
+		err := tx.QueryRow(ctx, db.sql(sql), id).Scan(&lives)
+		if err == nil && !lives {
+			return fmt.Errorf("the worker %d is %w: none of this id lives", id, ErrUnknown)
+		}
+		return err
+	})
 }

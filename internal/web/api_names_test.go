@@ -234,6 +234,40 @@ func TestOverviewErrorsAndWorkers(t *testing.T) {
 	}
 }
 
+// A worker in the database, and what a heartbeat would tell it.
+func TestWorkerOperations(t *testing.T) {
+	t.Parallel()
+	s := newAPISite(t, Config{})
+	id := pgtest.One[int](t, s.pool, `select worker_id from offstage.register('host', 7, 'v1', 3, '[{"name": "a"}]')`)
+	path := fmt.Sprintf("POST /workers/%d/", id)
+	wanted := func() string {
+		t.Helper()
+		return pgtest.One[string](t, s.pool, `select coalesce(wanted, '') from offstage.heartbeat($1)`, id)
+	}
+	for range 2 {
+		if w := bodyOf[workerRow](s.call(path+"drain"), 200); w.ID != id || w.Wanted != "drain" || wanted() != "drain" {
+			t.Errorf("drain answered %+v", w)
+		}
+	}
+	pgtest.Do(t, s.pool, `select offstage.heartbeat($1, true)`, id)
+	if w := bodyOf[workerRow](s.call(path+"resume"), 200); w.Wanted != "" || wanted() != "" {
+		t.Errorf("resume answered %+v", w)
+	}
+	if w := bodyOf[workerRow](s.call(path+"stop"), 200); w.Wanted != "stop" || wanted() != "stop" {
+		t.Errorf("stop answered %+v", w)
+	}
+	s.call(path+"resume").problem(409, isConflict, "was told to stop")
+	pgtest.Do(t, s.pool, `select offstage.sign_off($1)`, id)
+	for _, verb := range []string{"drain", "resume", "stop"} {
+		s.call(path+verb).problem(404, isNotFound, "none of this id lives")
+		s.call("POST /workers/0/"+verb).problem(422, isInvalid)
+		s.call("POST /workers/x/"+verb).problem(422, isInvalid)
+	}
+	if n := pgtest.One[int](t, s.pool, `select count(*) from offstage.audit(of_target => 'worker ' || $1::integer) where source = 'api'`, id); n != 3 {
+		t.Errorf("the audit has %d entries", n)
+	}
+}
+
 func TestAuditOperation(t *testing.T) {
 	t.Parallel()
 	s := newAPISite(t, Config{})

@@ -197,6 +197,23 @@ func TestPagesWithData(t *testing.T) {
 	s.get("/workers").has(200, "worker-", "host · process 7", "no node", "alive")
 }
 
+func TestWorkersPage(t *testing.T) {
+	t.Parallel()
+	s := newPageSite(t, Config{})
+	s.exec(`select offstage.register('host', 7, 'v1', 3, '[{"name": "a"}]')`)
+	s.get("/workers").has(200, "/workers/worker-1/drain", "/workers/worker-1/stop").hasNot("/workers/worker-1/resume")
+	s.post("/workers/worker-1/drain").has(200, "The worker 1 is drained", "told to drain", "/workers/worker-1/resume").hasNot("/workers/worker-1/drain")
+	s.exec(`select offstage.heartbeat(1, true)`)
+	s.server.live.forget()
+	s.get("/workers").has(200, "draining").hasNot("told to")
+	s.post("/workers/worker-1/resume").has(200, "The worker 1 goes on", "/workers/worker-1/drain")
+	s.post("/workers/worker-1/stop").has(200, "The worker 1 stops", "told to stop").hasNot("/workers/worker-1/")
+	s.post("/workers/worker-1/resume").has(409, "Worker 1 was told to stop", "start another one")
+	s.post("/workers/worker-2/stop").has(404, "none of this id lives")
+	s.post("/workers/x/stop").has(404)
+	s.get("/audit").has(200, "worker 1", "drain", "stop")
+}
+
 func TestFind(t *testing.T) {
 	t.Parallel()
 	s := newPageSite(t, Config{BasePath: "/jobs-ui/"})
@@ -270,6 +287,7 @@ func TestPageRoles(t *testing.T) {
 	s := newPageSite(t, Config{})
 	s.play()
 	operators := []string{"/tasks/report/pause", "/tasks/report/resume", "/tasks/report/add", "/queues/line/pause", "/queues/line/resume", "/queues/line/purge",
+		"/workers/worker-1/drain", "/workers/worker-1/resume", "/workers/worker-1/stop",
 		"/schedules/nightly/pause", "/schedules/nightly/resume", "/schedules/nightly/run"}
 	admins := []string{"/tasks/report/configure", "/queues/line/configure", "/schedules", "/schedules/nightly/edit", "/schedules/nightly/remove"}
 	s.role = guard.Viewer

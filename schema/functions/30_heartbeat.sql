@@ -68,11 +68,12 @@ begin
 end $$;
 
 -- Says that the worker lives, and asks what it must know: which of its claims (leases) are still its own, which of
--- its running jobs somebody wants cancelled, whether task settings have changed (settings: any other number), and
--- the newest breaking migration. No row: it has been declared dead; all its claims are gone.
--- Locks the worker's row.
+-- its running jobs somebody wants cancelled, whether task settings have changed (settings: any other number),
+-- the newest breaking migration, and what somebody wants of it: drain, to claim nothing more until that is null again;
+-- stop, to end as if its process were told to. draining is what it does. No row: it has been declared dead; all its
+-- claims are gone. Locks the worker's row.
 create or replace function offstage.heartbeat(worker_id integer, draining boolean default false)
-returns table (period interval, claims bigint[], cancelled bigint[], reasons text[], settings bigint, breaking integer)
+returns table (period interval, claims bigint[], cancelled bigint[], reasons text[], settings bigint, breaking integer, wanted text)
 language plpgsql
 set jit = off set plan_cache_mode = force_generic_plan
 as $$
@@ -97,8 +98,15 @@ begin
   where exists (select from offstage_private.lease l where l.worker_id = heartbeat.worker_id and c.job_id = any (l.job_ids));
   select sum(t.revision), (select max(m.version) from offstage_private.migration m where m.breaking) into settings, breaking
   from offstage_private.worker w join offstage_private.task t on t.id = any (w.tasks) where w.id = heartbeat.worker_id;
+  select o.wanted into heartbeat.wanted from offstage_private.wish o where o.worker_id = heartbeat.worker_id;
   return next;
 end $$;
+
+-- For a worker that was drained, was declared dead, and begins anew under this id: it stays drained.
+create or replace function offstage_private.stay_drained(of_worker integer) returns void
+language sql as $$
+  insert into offstage_private.wish (worker_id, wanted) values (of_worker, 'drain') on conflict do nothing
+$$;
 
 -- True if this worker still holds this claim of this job: the fence.
 create or replace function offstage_private.holds(of_worker integer, of_claim bigint, of_job bigint) returns boolean

@@ -235,6 +235,9 @@ begin
   where j.id = any (array(select o.id from offstage_private.job o where o.failed and o.fingerprint is null order by o.id limit 1000 for update skip locked));
   delete from offstage_private.worker w
   where w.dead_at < at - interval '1 day' and not exists (select from offstage_private.lease l where l.worker_id = w.id);
+  delete from offstage_private.wish o
+  where o.worker_id = any (array(select x.worker_id from offstage_private.wish x
+    where not exists (select from offstage_private.worker w where w.id = x.worker_id and w.dead_at is null) for update of x skip locked));
 
   perform set_config('lock_timeout', '200ms', true);
   perform offstage_private.drop_days('history', 'settled_at', at, keep_days);

@@ -281,6 +281,43 @@ begin
   perform offstage_private.note('configure', 'task ' || task, null, old, offstage_private.settings_of(t), null);
 end $$;
 
+-- Drains a worker: it claims nothing more, gives back what it has claimed and not started, finishes what runs, and stays, until
+-- undrain_worker(). With stop it ends then, as if its process had been told to with SIGTERM: when what runs has finished, or its grace
+-- period is over. Answers at once; the worker heeds it within milliseconds of the commit, the view workers says when. Who starts
+-- programs anew that have ended (systemd, Kubernetes) may do so here, too. False: no worker of this id lives. Locks no row of the worker.
+create or replace function offstage.drain_worker(worker_id integer, stop boolean default false) returns boolean
+language plpgsql as $$
+begin
+  if not exists (select from offstage_private.worker w where w.id = drain_worker.worker_id and w.dead_at is null) then
+    return false;
+  end if;
+  insert into offstage_private.wish as o (worker_id, wanted) values (drain_worker.worker_id, case when stop then 'stop' else 'drain' end)
+  on conflict on constraint wish_pkey do update set wanted = 'stop' where excluded.wanted = 'stop' and o.wanted <> 'stop';
+  if found then
+    perform offstage_private.note(case when stop then 'stop' else 'drain' end, 'worker ' || drain_worker.worker_id, null, null, null, null);
+    perform pg_notify('offstage:cancel', 'offstage');
+  end if;
+  return true;
+end $$;
+
+-- Lets a drained worker go on. False: no worker of this id lives. Raises 55006 for one that was told to stop: it cannot be called back.
+create or replace function offstage.undrain_worker(worker_id integer) returns boolean
+language plpgsql as $$
+begin
+  if not exists (select from offstage_private.worker w where w.id = undrain_worker.worker_id and w.dead_at is null) then
+    return false;
+  end if;
+  delete from offstage_private.wish o where o.worker_id = undrain_worker.worker_id and o.wanted = 'drain';
+  if found then
+    perform offstage_private.note('resume', 'worker ' || undrain_worker.worker_id, null, null, null, null);
+    perform pg_notify('offstage:cancel', 'offstage');
+  elsif exists (select from offstage_private.wish o where o.worker_id = undrain_worker.worker_id) then
+    raise object_in_use using message = format('worker %s was told to stop', undrain_worker.worker_id),
+      hint = 'It cannot be called back: start another one.';
+  end if;
+  return true;
+end $$;
+
 -- All jobs that have not ended. The first fifteen columns are graphile_worker's.
 create or replace view offstage.jobs as
   select j.id, q.name as queue_name, t.name as task_identifier, j.priority, j.run_at,
@@ -304,14 +341,15 @@ create or replace view offstage.queues as
   join offstage_private.queue_state u on u.queue_id = q.id
   left join offstage_private.queue_setting s on s.queue_id = q.id;
 
--- Workers that live, or died lately.
+-- Workers that live, or died lately. A draining one claims nothing more; wanted is what somebody wants of it: drain, stop or null.
 create or replace view offstage.workers as
   select w.id as worker_id, 'worker-' || w.id as name, w.host, w.pid, w.version, w.slots, w.started_at, w.beat_at, w.dead_at,
     case when w.dead_at is not null then 'dead' when w.beat_at < offstage_private.clock() - 5 * w.period then 'silent'
       when w.draining then 'draining' else 'alive' end as state,
     array(select t.name from offstage_private.task t where t.id = any (w.tasks) order by t.name) as tasks,
     (select count(*) from offstage_private.lease l cross join lateral unnest(l.job_ids) x (id)
-     join offstage_private.job j on j.id = x.id and j.released_claim < l.claim where l.worker_id = w.id) as running
+     join offstage_private.job j on j.id = x.id and j.released_claim < l.claim where l.worker_id = w.id) as running,
+    (select o.wanted from offstage_private.wish o where o.worker_id = w.id and w.dead_at is null) as wanted
   from offstage_private.worker w;
 
 -- The payload of a job that has not ended. The view jobs leaves it out, because payloads are wide and may be secret.

@@ -128,11 +128,11 @@ begin
     if t.paused then
       return query select 'task_paused', format('its task %L is paused%s', t.name, p.words), p.since, null::timestamptz,
         'let it go on: ' || offstage_private.either(format('offstage.resume_task(%L)', t.name), 'tasks resume ' || offstage_private.shell(t.name))
-      from (select) x left join offstage_private.paused_by('task ' || t.name) p on true;
+      from (select) x left join offstage_private.done_by('task ' || t.name, 'pause') p on true;
     else
       return query select 'queue_paused', format('its queue %L is paused%s', q.name, p.words), p.since, null::timestamptz,
         'let it go on: ' || offstage_private.either(format('offstage.resume_queue(%L)', q.name), 'queues resume ' || offstage_private.shell(q.name))
-      from (select) x left join offstage_private.paused_by('queue ' || q.name) p on true;
+      from (select) x left join offstage_private.done_by('queue ' || q.name, 'pause') p on true;
     end if;
     return;
   end if;
@@ -222,8 +222,15 @@ begin
       case when h.reason is not null then 'mend that, and start the worker again'
         else 'start a worker that has the task; if its name is wrong: ' || offstage_private.either(format('offstage.delete_jobs(''{%s}'')', j.id), 'jobs delete ' || j.id) end;
   elsif r.taking = 0 then
-    return query select 'no_worker', format('waiting: all workers that know the task %L are stopping', t.name), greatest(j.run_at, j.added_at), null::timestamptz,
-      'start a worker: ' || offstage_private.cli('worker');
+    -- One that was drained may go on; one that is stopping may not.
+    select o.id, o.pid, o.host into h from offstage_private.worker o join offstage_private.wish x on x.worker_id = o.id and x.wanted = 'drain'
+    where offstage_private.lives(o, at) and j.task_id = any (o.tasks) order by o.id desc limit 1;
+    return query select 'no_worker', format('waiting: all workers that know the task %L are draining or stopping', t.name)
+        || case when h.id is not null then format('; worker %s (pid %s on %s) was drained%s', h.id, h.pid, h.host, p.words) else '' end,
+      greatest(j.run_at, j.added_at), null::timestamptz,
+      case when h.id is not null then format('let it go on: %s; or ', offstage_private.either(format('offstage.undrain_worker(%s)', h.id), 'workers resume ' || h.id)) else '' end
+        || 'start a worker: ' || offstage_private.cli('worker')
+    from (select) x left join offstage_private.done_by('worker ' || h.id, 'drain') p on true;
   elsif r.willing = 0 then
     return query select 'flags_forbidden', format('waiting: all running workers that know the task %L leave jobs with the flag %s to others', t.name,
         (select string_agg(distinct quote_literal(f), ', ' order by quote_literal(f)) from offstage_private.worker o cross join lateral unnest(o.forbidden) f

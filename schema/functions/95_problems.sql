@@ -136,12 +136,17 @@ begin
         select from unnest(r.lanes) u (id) cross join lateral (select from offstage_private.ticket p where p.lane_id = u.id limit 10000) p limit 10000) x;
       return query
         select 'task_without_worker', 'critical', r.name, format('%s for the task %L, which no running worker %s', offstage_private.some_jobs(n) || case when n = 1 then ' waits' else ' wait' end,
-            r.name, case when u.reason is not null then format('can perform: worker %s has it, but: %s', u.id, u.reason) else 'knows' end),
-          r.since, case when u.reason is not null then 'mend that, and start the worker again' else 'start a worker that has the task; if the name is wrong, delete the jobs: '
+            r.name, case when u.reason is not null then format('can perform: worker %s has it, but: %s', u.id, u.reason)
+              when d.id is not null then 'takes: those that know it are draining or stopping' else 'knows' end),
+          r.since, case when u.reason is not null then 'mend that, and start the worker again'
+            when d.id is not null then format('let worker %s go on: %s; or start another one', d.id, offstage_private.cli('workers resume ' || d.id)) else 'start a worker that has the task; if the name is wrong, delete the jobs: '
             || offstage_private.cli('jobs delete --task ' || offstage_private.shell(r.name)) end, 'tasks'
         from (select) x left join lateral (
           select w.id, w.unable ->> r.name as reason from offstage_private.worker w
-          where offstage_private.lives(w, clock) and w.unable ? r.name order by w.id desc limit 1) u on true;
+          where offstage_private.lives(w, clock) and w.unable ? r.name order by w.id desc limit 1) u on true
+        left join lateral (
+          select w.id from offstage_private.worker w
+          where offstage_private.lives(w, clock) and r.id = any (w.tasks) order by w.id desc limit 1) d on true;
     end loop;
     for r in
       select t.name, l.id as lane_id, l.flags, min(h.run_at) as since
@@ -193,7 +198,7 @@ begin
     cross join lateral (
       select count(*) as n from (
         select from offstage_private.parked p where p.queue_id = s.queue_id union all select from offstage_private.ticket p where p.queue_id = s.queue_id limit 10000) x) c
-    left join lateral offstage_private.paused_by('queue ' || q.name) b on true;
+    left join lateral offstage_private.done_by('queue ' || q.name, 'pause') b on true;
   return query
     select 'task_paused', 'warning', t.name, format('the task %L is paused%s, and %s for it', t.name, b.words, offstage_private.some_jobs(c.n) || case when c.n = 1 then ' waits' else ' wait' end),
       b.since, 'let it go on: ' || offstage_private.either(format('offstage.resume_task(%L)', t.name), 'tasks resume ' || offstage_private.shell(t.name)), 'tasks'
@@ -206,7 +211,7 @@ begin
     cross join lateral (
       select count(*) as n from (
         select from unnest(t.lanes) u (id) cross join lateral (select from offstage_private.ticket p where p.lane_id = u.id limit 10000) p limit 10000) x) c
-    left join lateral offstage_private.paused_by('task ' || t.name) b on true;
+    left join lateral offstage_private.done_by('task ' || t.name, 'pause') b on true;
 
   -- Workers.
   return query

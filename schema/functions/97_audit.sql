@@ -31,15 +31,15 @@ begin
     ids[1:1000], coalesce(cardinality(ids), 1), before, after, reason);
 end $$;
 
--- When and by whom something was last paused, as words to go behind "is paused"; '' if nobody knows.
-create or replace function offstage_private.paused_by(target text) returns table (since timestamptz, words text)
+-- When and by whom this was last done to something, as words to go behind "is paused"; '' if nobody knows.
+create or replace function offstage_private.done_by(target text, action text) returns table (since timestamptz, words text)
 language sql stable as $$
   select a.at, format(' since %s by %s (%s%s)', a.at, a.who, a.source, coalesce(', ' || nullif(a.from_where, ''), ''))
   from offstage_private.audit a
-  where a.target = paused_by.target and a.action = 'pause' order by a.id desc limit 1
+  where a.target = done_by.target and a.action = done_by.action order by a.id desc limit 1
 $$;
 
--- What people have changed, the latest first: of one target ("queue x", "task y", "schedule z", "job 7"), by one, or of one action,
+-- What people have changed, the latest first: of one target ("queue x", "task y", "schedule z", "worker 3", "job 7"), by one, or of one action,
 -- if wanted. For the next page give the id of the last row as before_id. ids are the first 1000 jobs of n. A filter looks at 20,000
 -- entries and not further. Entries are kept for 90 days. Locks nothing.
 create or replace function offstage.audit(
