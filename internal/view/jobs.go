@@ -117,7 +117,7 @@ const maxPage = 500
 
 // Jobs is a piece of a list, 50 jobs unless limit says otherwise: what waits in the order of its turns, all else with the newest first.
 // Cursors are good for the filter that they came with. A page may have fewer jobs than asked for, or none, although there are more:
-// a filter that no index serves looks at so many jobs and then stops; Looked says so, and Older goes on. ErrInvalid: see there.
+// a filter that no index serves looks at so many jobs, or for so long (80 ms), and then stops; Looked says so, and Older goes on. ErrInvalid: see there.
 func (db *DB) Jobs(ctx context.Context, f JobFilter, cursor string, limit int) (JobPage, error) {
 	from, err := f.place(cursor)
 	if err != nil {
@@ -142,7 +142,7 @@ func (db *DB) page(ctx context.Context, f JobFilter, from place, limit int) (Job
 	page := JobPage{Jobs: []JobRow{}}
 	err = pgx.BeginTxFunc(ctx, db.reads, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
 		rows, err := tx.Query(ctx, db.sql(`select f.job_id, f.priority, to_json(f.at) #>> '{}', f.id, f.looked
-			from offstage_private.find($1::json, $2::smallint, $3::text::timestamptz, $4::bigint, $5, $6) f`),
+			from offstage_private.find($1::json, $2::smallint, $3::text::timestamptz, $4::bigint, $5, $6, patience => '80 ms') f`),
 			filter, from.Priority, from.At, from.ID, from.Newer, limit)
 		if err != nil {
 			return err

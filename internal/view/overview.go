@@ -32,15 +32,16 @@ type TaskRate struct {
 
 const limit = 10_000 // of counts
 
-// countsSQL counts up to the limit and one more.
+// countsSQL counts up to the limit and one more, along indexes: in front of what a table has there may be any number of dead rows, which a
+// scan of the table would step over each time.
 const countsSQL = `
 	select
-	  (select count(*) from (select from offstage_private.ticket limit 10001) x),
-	  (select count(*) from (select from offstage_private.scheduled limit 10001) x),
-	  (select count(*) from (select from offstage_private.parked limit 10001) x),
+	  (select count(*) from (select from offstage_private.ticket k order by k.lane_id, k.priority, k.run_at, k.job_id limit 10001) x),
+	  (select count(*) from (select from offstage_private.scheduled k order by k.run_at, k.job_id limit 10001) x),
+	  (select count(*) from (select from offstage_private.parked k order by k.queue_id, k.lane_id, k.priority, k.run_at, k.job_id limit 10001) x),
 	  (select count(*) from (select from offstage_private.lease l cross join lateral unnest(l.job_ids) i (id)
-	    join offstage_private.job j on j.id = i.id and j.released_claim < l.claim limit 10001) x),
-	  (select count(*) from (select from offstage_private.job j where j.failed limit 10001) x),
+	    cross join lateral (select from offstage_private.job o where o.id = i.id and o.released_claim < l.claim limit 1) j limit 10001) x),
+	  (select count(*) from (select from offstage_private.job j where j.failed order by j.id limit 10001) x),
 	  (select count(*) from offstage_private.worker w where w.dead_at is null and w.beat_at > offstage_private.clock() - 5 * w.period),
 	  (select coalesce(sum(w.slots), 0) from offstage_private.worker w where w.dead_at is null and w.beat_at > offstage_private.clock() - 5 * w.period),
 	  exists (select from offstage_private.schedule)`

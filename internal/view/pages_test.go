@@ -87,7 +87,7 @@ func TestOverviewNumbers(t *testing.T) {
 	if got := o.Statistics.Waits.Total(); got != 15 {
 		t.Errorf("%d waits are counted", got)
 	}
-	for window, n := range map[string]int{"24h": 96, "7d": 84} {
+	for window, n := range map[string]int{"24h": 24, "7d": 84} {
 		must(t, pool, `select offstage.roll_up()`)
 		o, err := db.Overview(t.Context(), window)
 		if err != nil || len(o.Statistics.Points) != n || o.Statistics.Sum().Failed != 11 {

@@ -9,11 +9,11 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Windows of time that charts show, with the step of their bars. The times of a window are read from hours where minutes would
+// Windows of time that charts show, with the step of their bars: what is longer than an hour is read from hours, where minutes would
 // be many.
 var windows = map[string]struct{ span, step time.Duration }{
 	"1h":  {time.Hour, time.Minute},
-	"24h": {24 * time.Hour, 15 * time.Minute},
+	"24h": {24 * time.Hour, time.Hour},
 	"7d":  {7 * 24 * time.Hour, 2 * time.Hour},
 }
 

@@ -12,7 +12,8 @@ import (
 )
 
 // DB is a database as people see it. Reads have a pool of their own, of four connections that cannot write and give up after two
-// seconds, so that no page harms the workers; writes go through the pool of the program.
+// seconds, and whose plans go along indexes whatever the planner believes of a table, so that no page harms the workers; writes go
+// through the pool of the program.
 type DB struct {
 	reads  *pgxpool.Pool
 	writes *pgxpool.Pool
@@ -28,7 +29,8 @@ func Open(ctx context.Context, pool *pgxpool.Pool, schema string) (*DB, error) {
 	cfg.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
 		_, err := conn.Exec(ctx, `select set_config(name, value, false) from (values
 			('default_transaction_read_only', 'on'), ('statement_timeout', '2s'), ('lock_timeout', '1s'),
-			('idle_in_transaction_session_timeout', '10s'), ('jit', 'off'), ('client_min_messages', 'error')) s (name, value)`)
+			('idle_in_transaction_session_timeout', '10s'), ('jit', 'off'), ('enable_seqscan', 'off'), ('enable_bitmapscan', 'off'),
+			('enable_hashjoin', 'off'), ('enable_mergejoin', 'off'), ('client_min_messages', 'error')) s (name, value)`)
 		return err
 	}
 	reads, err := pgxpool.NewWithConfig(ctx, cfg)

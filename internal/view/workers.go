@@ -63,7 +63,7 @@ func (db *DB) Workers(ctx context.Context) ([]Worker, error) {
 		    when w.draining then 'draining' else 'alive' end,
 		  w.host, w.pid, w.version, w.slots,
 		  (select count(*) from offstage_private.lease l cross join lateral unnest(l.job_ids) x (id)
-		    join offstage_private.job j on j.id = x.id and j.released_claim < l.claim where l.worker_id = w.id),
+		    cross join lateral (select from offstage_private.job o where o.id = x.id and o.released_claim < l.claim limit 1) j where l.worker_id = w.id),
 		  w.started_at, w.beat_at, w.dead_at,
 		  array(select t.name from offstage_private.task t where t.id = any (w.tasks) order by t.name),
 		  array(select u.key from jsonb_each_text(coalesce(w.unable, '{}')) u order by u.key),
@@ -78,7 +78,7 @@ func (db *DB) Workers(ctx context.Context) ([]Worker, error) {
 		  from (
 		    select l.claim, l.claimed_at, j.id, t.name
 		    from offstage_private.lease l cross join lateral unnest(l.job_ids) i (id)
-		    join offstage_private.job j on j.id = i.id and j.released_claim < l.claim join offstage_private.task t on t.id = j.task_id
+		    cross join lateral (select o.id, o.task_id from offstage_private.job o where o.id = i.id and o.released_claim < l.claim limit 1) j join offstage_private.task t on t.id = j.task_id
 		    where l.worker_id = w.id order by l.claim, j.id limit 10
 		  ) x
 		) r

@@ -410,8 +410,8 @@ func stepWords(st view.Statistics) string {
 	switch st.Step {
 	case time.Minute:
 		return "by the minute, UTC"
-	case 15 * time.Minute:
-		return "by 15 minutes, UTC"
+	case time.Hour:
+		return "by the hour, UTC"
 	}
 	return "by two hours, UTC"
 }

@@ -507,7 +507,11 @@ end $$;
 create or replace view offstage.schedules as
   select s.name, s.task, s.expression, s.zone as time_zone, s.source, s.paused,
     case when not s.paused and s.next_at < 'infinity' then s.next_at end as next_at, s.last_tick, s.last_job_id,
-    (select coalesce(j.outcome, j.state) from offstage.job_status(s.last_job_id) j) as last_state,
+    coalesce(  -- job_status() of it, without a call for each
+      (select offstage_private.state_of(j) from offstage_private.job j where j.id = s.last_job_id),
+      (select h.outcome from offstage_private.history h
+       where h.job_id = s.last_job_id and h.outcome in ('succeeded', 'failed', 'cancelled', 'removed', 'completed')
+       order by h.settled_at + interval '0' desc limit 1)) as last_state,
     s.error, s.ticks, s.skipped, s.payload, s.queue_name, s.max_attempts, s.priority, s.job_key, s.job_key_mode, s.jitter, s.from_at, s.until_at,
     s.overlap, s.catchup, s.fill, s.seen_at, s.updated_at,
     s.due_at < offstage_private.clock() - interval '1 min' and not s.paused as overdue

@@ -281,15 +281,17 @@ begin
     if ended then
       select array_agg(u.n order by u.n) into fit
       from unnest(c.job_ids, c.ats, c.fits) with ordinality u (job_id, at, fits, n)
-      where u.fits and (plain or exists (
-        select from offstage_private.history h
-        where h.job_id = u.job_id and h.settled_at + interval '0' = u.at and h.outcome = of_state  -- + 0: by job_id
+      -- One walk along settled_at, hashed; its limit is above any batch and tells the planner that it is small.
+      where u.fits and (plain or (u.job_id, u.at) in (
+        select h.job_id, h.settled_at from offstage_private.history h
+        where h.settled_at >= least(c.ats[1], c.ats[c.n]) and h.settled_at <= greatest(c.ats[1], c.ats[c.n]) and h.outcome = of_state
           and (of_key is null or h.key = of_key)
           and (added_after is null or h.added_at >= added_after) and (added_before is null or h.added_at < added_before)
           and (of_error is null or strpos(lower(h.error), of_error) > 0)
           and (of_print is null or h.error is not null and of_print = (
             select offstage_private.fingerprint(t.name, h.error) from offstage_private.task t where t.id = h.task_id))
-          and (path is null or offstage_private.has_value(h.payload, path, value))));
+          and (path is null or offstage_private.has_value(h.payload, path, value))
+        limit 30000));
     else
       select array_agg(u.n order by u.n) into fit
       from unnest(c.job_ids, c.ids, c.fits) with ordinality u (job_id, id, fits, n)
@@ -329,7 +331,7 @@ begin
       return query select null::bigint, after_priority, after_at, after_id, seen;
       return;
     end if;
-    batch := case when clock_timestamp() < round_began + interval '50 ms' then batch * 2 when clock_timestamp() > round_began + interval '150 ms' then batch / 2 + 1 else batch end;
+    batch := case when clock_timestamp() < round_began + patience * 0.05 then batch * 2 when clock_timestamp() > round_began + patience * 0.15 then batch / 2 + 1 else batch end;
   end loop;
 end $$;
 
@@ -394,7 +396,7 @@ end $$;
 
 -- How many jobs a filter finds in each state, up to "most" and one more. With filters other than task, queue and flag it looks where
 -- there are few jobs or an index serves it, and leaves out the other states; so it does where a task or queue would have to be looked for
--- among more than 20,000 jobs.
+-- among more than 20,000 jobs, or for longer than 80 ms in all.
 create or replace function offstage_private.count_jobs(filter json, most integer default 10000) returns table (state text, n bigint)
 language plpgsql stable
 set jit = off set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
@@ -411,6 +413,7 @@ declare
   other boolean := exists (select from json_each_text(filter) f where f.key not in ('state', 'task', 'queue', 'flag') and f.value <> '');
   indexed boolean := coalesce(filter ->> 'key', filter ->> 'worker', '') <> '';
   looked bigint;
+  over timestamptz := clock_timestamp() + interval '80 ms';  -- until when it looks for what a filter finds
 begin
   perform offstage_private.check_filter(filter);
   foreach state in array array['scheduled', 'waiting', 'parked', 'paused', 'running', 'failed'] loop
@@ -443,7 +446,8 @@ begin
     if other and n > 0 then
       continue when not indexed and not (state = 'failed' and coalesce(filter ->> 'fingerprint', '') <> '') and n > case when filter ->> 'payload_path' is null then 2000 else 200 end;
       select count(*), max(f.looked) into n, looked
-      from offstage_private.find((filter::jsonb || jsonb_build_object('state', state))::json, max_rows => least(most, 10000)) f;
+      from offstage_private.find((filter::jsonb || jsonb_build_object('state', state))::json, max_rows => least(most, 10000),
+        patience => greatest(over - clock_timestamp(), interval '1 ms')) f;
       continue when looked > 0;
     elsif narrow and looked > 20000 and n <= most then
       continue;

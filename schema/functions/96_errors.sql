@@ -87,42 +87,51 @@ begin
   return left(md5(concat_ws(E'\n', task, offstage_private.line_class(line), offstage_private.normalised_line(line))), 12);
 end $$;
 
--- All that is known of the errors with one fingerprint. Counts stop at "most". No row: there is none any more.
-create or replace function offstage_private.error_group(of_fingerprint text, most integer)
+-- All that is known of the errors with these fingerprints, in their order, by one statement: to begin with all partitions takes longer than to
+-- look into them. Counts stop at "most". No row for one of which there is none any more.
+create or replace function offstage_private.error_groups(fingerprints text[], most integer)
 returns table (
   fingerprint text, task text, class text, message text, sample text, first_seen timestamptz, last_seen timestamptz,
   hour bigint, day bigint, week bigint, failed bigint, counted_to integer, last_job bigint
 )
 language plpgsql stable
-set jit = off set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off
+set jit = off set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off set enable_hashjoin = off set enable_mergejoin = off
 as $$
 #variable_conflict use_column
 declare
   at timestamptz := offstage_private.clock();
 begin
   return query
-    with latest as materialized (
-      (select 1 as n, h.settled_at, h.job_id, h.task_id, h.error from offstage_private.history h
-       where h.fingerprint = of_fingerprint order by h.settled_at desc limit 1)
-      union all  -- of what history has not, or not any more
-      (select 2, j.updated_at, j.id, j.task_id, j.last_error from offstage_private.job j
-       where j.failed and j.fingerprint = of_fingerprint order by j.id desc limit 1)
-      limit 1
-    )
-    select of_fingerprint, t.name, offstage_private.error_class(l.error), offstage_private.normalised(l.error), left(l.error, 300),
-      coalesce((select h.settled_at from offstage_private.history h where h.fingerprint = of_fingerprint order by h.settled_at limit 1), l.settled_at),
+    select f.print, t.name, offstage_private.error_class(l.error), offstage_private.normalised(l.error), left(l.error, 300),
+      coalesce((select h.settled_at from offstage_private.history h where h.fingerprint = f.print order by h.settled_at limit 1), l.settled_at),
       l.settled_at, c.hour, c.day, c.week,
-      (select count(*) from (select from offstage_private.job j where j.failed and j.fingerprint = of_fingerprint limit most) x), most, l.job_id
-    from latest l
-    join offstage_private.task t on t.id = l.task_id
+      (select count(*) from (select from offstage_private.job j where j.failed and j.fingerprint = f.print limit most) x), most, l.job_id
+    from unnest(fingerprints) with ordinality f (print, n)
+    cross join lateral (
+      (select h.settled_at, h.job_id, h.task_id, h.error from offstage_private.history h
+       where h.fingerprint = f.print order by h.settled_at desc limit 1)
+      union all  -- of what history has not, or not any more
+      (select j.updated_at, j.id, j.task_id, j.last_error from offstage_private.job j
+       where j.failed and j.fingerprint = f.print order by j.id desc limit 1)
+      limit 1
+    ) l
+    cross join lateral (select o.name from offstage_private.task o where o.id = l.task_id limit 1) t
     cross join lateral (
       select count(*) filter (where s.settled_at > at - interval '1 hour') as hour, count(*) filter (where s.settled_at > at - interval '1 day') as day,
         count(*) as week
       from (
         select h.settled_at from offstage_private.history h
-        where h.fingerprint = of_fingerprint and h.settled_at > at - interval '7 days' order by h.settled_at desc limit most) s
-    ) c;
+        where h.fingerprint = f.print and h.settled_at > at - interval '7 days' order by h.settled_at desc limit most) s
+    ) c
+    order by f.n;
 end $$;
+
+create or replace function offstage_private.error_group(of_fingerprint text, most integer)
+returns table (
+  fingerprint text, task text, class text, message text, sample text, first_seen timestamptz, last_seen timestamptz,
+  hour bigint, day bigint, week bigint, failed bigint, counted_to integer, last_job bigint
+)
+language sql stable as $$ select g.* from offstage_private.error_groups(array[of_fingerprint], most) g $$;
 
 -- Errors that are alike, as groups, of one task if wanted, the last seen first: what kind it is (class, '' if nobody knows), the
 -- message without what differs from job to job, the error of the last job (its first 300 characters), when such an error was
@@ -179,7 +188,5 @@ begin
     where $1 is null or u.task_id = of_task
     group by u.fingerprint order by max(u.at) desc, u.fingerprint limit wanted);
   return query
-    select g.* from unnest(chosen) with ordinality c (fingerprint, n)
-    cross join lateral offstage_private.error_group(c.fingerprint, least(10000, greatest(1000, 100000 / greatest(cardinality(chosen), 1)))) g
-    order by c.n;
+    select g.* from offstage_private.error_groups(chosen, least(10000, greatest(200, 20000 / greatest(cardinality(chosen), 1)))) g;
 end $$;
