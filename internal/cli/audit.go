@@ -43,7 +43,7 @@ func (a *app) auditCommand() *cobra.Command {
 	f := c.Flags()
 	f.StringVar(&target, "target", "", `only of this: "queue x", "task y", "schedule z", "job 7"`)
 	f.StringVar(&who, "who", "", "only by this one")
-	f.StringVar(&action, "action", "", "only this: add, cancel, change, complete, configure, delete, fail, pause, remove, reschedule, resume, retry, run, unlock")
+	f.StringVar(&action, "action", "", "only this, as the list shows it: retry, bulk retry, edit, pause, configure, create token and so on")
 	f.IntVar(&limit, "limit", 50, "at most so many, up to 999")
 	f.Int64Var(&before, "before", 0, "only older than this entry: the next page, as the last one said")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
