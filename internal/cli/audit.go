@@ -33,7 +33,7 @@ func (a *app) auditCommand() *cobra.Command {
 	var before int64
 	c := &cobra.Command{
 		Use:   "audit",
-		Short: "List who changed what by hand: jobs, queues, tasks, schedules, workers",
+		Short: "List who changed what by hand: jobs, queues, tasks, schedules",
 		Long: `Lists what people have changed, from the web pages, the HTTP API, this program or SQL, the latest first. Entries are kept for
 90 days.`,
 		Example: `  offstage audit --target "queue mail"
@@ -43,7 +43,7 @@ func (a *app) auditCommand() *cobra.Command {
 	f := c.Flags()
 	f.StringVar(&target, "target", "", `only of this: "queue x", "task y", "schedule z", "worker 3", "job 7"`)
 	f.StringVar(&who, "who", "", "only by this one")
-	f.StringVar(&action, "action", "", "only this: add, cancel, change, complete, configure, delete, drain, fail, pause, remove, reschedule, resume, retry, run, stop, unlock")
+	f.StringVar(&action, "action", "", "only this, as the list shows it: retry, bulk retry, edit, pause, configure, create token and so on")
 	f.IntVar(&limit, "limit", 50, "at most so many, up to 999")
 	f.Int64Var(&before, "before", 0, "only older than this entry: the next page, as the last one said")
 	c.RunE = func(cmd *cobra.Command, args []string) error {

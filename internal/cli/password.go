@@ -22,7 +22,8 @@ func (a *app) passwordCommand() *cobra.Command {
 		Long: `Asks for a password twice, without showing it, and prints a line of the file that serve --users reads: the name, the role, and a
 bcrypt hash of the password. Without a terminal the password is the first line of stdin. No database is needed.
 
-viewer sees everything but what is redacted, operator also acts on jobs, queues, tasks and schedules, admin does everything.`,
+viewer looks, operator also acts on jobs, and pauses, resumes and runs, admin also changes settings: limits, tasks, schedules. What is
+redacted nobody sees.`,
 		Example: `  offstage password ada --role admin >> users
   offstage serve --users users`,
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -119,6 +120,9 @@ func (f *serveFlags) check(a *app, cmd *cobra.Command) (guard.Config, error) {
 	}
 	if f.users != "" {
 		file, err := os.Open(f.users)
+		if errors.Is(err, fs.ErrNotExist) {
+			return cfg, fmt.Errorf("--users: %w; make it with: offstage password NAME --role admin >> %s", err, f.users)
+		}
 		if err != nil {
 			return cfg, fmt.Errorf("--users: %w", err)
 		}
@@ -169,12 +173,12 @@ type site struct {
 func (a *app) openUI(ctx context.Context, pool *pgxpool.Pool, listen string, cfg web.Config) (*site, error) {
 	server, err := web.New(pool, cfg)
 	if err != nil {
-		return nil, failed(Usage, "", "%w", err)
+		return nil, failed(Usage, "", "serve the web UI: %w", err)
 	}
 	l, err := new(net.ListenConfig).Listen(ctx, "tcp", listen)
 	if err != nil {
 		server.Close()
-		return nil, failed(Failed, "choose another address with --listen, such as 127.0.0.1:0", "cannot listen: %w", err)
+		return nil, failed(Failed, "choose another address with --listen; with 127.0.0.1:0 the system chooses a free port", "cannot listen: %w", err)
 	}
 	host, port, err := net.SplitHostPort(l.Addr().String())
 	if err != nil {

@@ -85,7 +85,8 @@ func (a *app) addTokenCommand() *cobra.Command {
 		Long: `Makes a token and prints its secret on stdout. The database keeps no more than a hash of it: nobody can show it again.
 Programs send it with each request, as "Authorization: Bearer ost_…"; servers accept it when they run with --tokens.
 
-viewer sees everything but what is redacted, operator also acts on jobs, queues, tasks and schedules, admin does everything.`,
+viewer looks, operator also acts on jobs, and pauses, resumes and runs, admin also changes settings: limits, tasks, schedules. What is
+redacted nobody sees.`,
 		Example: `  offstage tokens add grafana --role viewer
   offstage tokens add deploy --role operator --expires 90d > deploy.token`,
 	}

@@ -67,7 +67,7 @@ func New(pool *pgxpool.Pool, cfg Config) (*Server, error) {
 	}
 	base := strings.TrimRight(cfg.BasePath, "/")
 	if base != "" && (!strings.HasPrefix(base, "/") || strings.ContainsAny(base, "?#\"'<> \\") || strings.Contains(base, "//")) {
-		return nil, fmt.Errorf("web: the base path %q is not allowed: write it like /offstage", cfg.BasePath)
+		return nil, fmt.Errorf("the base path %q is not allowed: write it like /offstage", cfg.BasePath)
 	}
 	client, err := offstage.New(pool, offstage.Config{Schema: cfg.Schema})
 	if err != nil {

@@ -127,14 +127,14 @@ func New(cfg Config, tokens Tokens) (*Guard, error) {
 	}
 	authenticated := cfg.authenticated()
 	if cfg.Open && authenticated {
-		return nil, errors.New("guard: Open lets everybody in, so that users, tokens and proxies would mean nothing: leave it out, or them")
+		return nil, errors.New("Open lets everybody in, so that users, tokens and proxies would mean nothing: leave it out, or them")
 	}
 	g.cfg.Open = !authenticated
 	if g.base != "" && !strings.HasPrefix(g.base, "/") {
-		return nil, fmt.Errorf("guard: the base path %q does not begin with a slash: write it like /offstage", cfg.BasePath)
+		return nil, fmt.Errorf("the base path %q does not begin with a slash: write it like /offstage", cfg.BasePath)
 	}
 	if cfg.Tokens && tokens == nil {
-		return nil, errors.New("guard: tokens are wanted, and there is nothing to look them up in")
+		return nil, errors.New("tokens are wanted, and there is nothing to look them up in")
 	}
 	if err := g.checkProxies(); err != nil {
 		return nil, err
@@ -142,10 +142,10 @@ func New(cfg Config, tokens Tokens) (*Guard, error) {
 	cost := bcrypt.DefaultCost
 	for i, u := range cfg.Users {
 		if err := u.check(); err != nil {
-			return nil, fmt.Errorf("guard: %w", err)
+			return nil, err
 		}
 		if g.users[u.Name] != nil {
-			return nil, fmt.Errorf("guard: there are two users %q: leave one out", u.Name)
+			return nil, fmt.Errorf("there are two users %q: leave one out", u.Name)
 		}
 		g.users[u.Name] = &user{User: u}
 		if c, _ := bcrypt.Cost([]byte(u.PasswordHash)); i == 0 || c > cost {
@@ -155,7 +155,7 @@ func New(cfg Config, tokens Tokens) (*Guard, error) {
 	if len(cfg.Users) > 0 {
 		var err error
 		if g.nobody, err = bcrypt.GenerateFromPassword(random(16), cost); err != nil {
-			return nil, fmt.Errorf("guard: %w", err)
+			return nil, err
 		}
 	}
 	key := cfg.SessionKey
@@ -163,12 +163,12 @@ func New(cfg Config, tokens Tokens) (*Guard, error) {
 	case len(key) == 0:
 		key = random(32)
 	case len(key) < 32:
-		return nil, fmt.Errorf("guard: the session key has %d bytes, at least 32 are needed: openssl rand -hex 32", len(key))
+		return nil, fmt.Errorf("the session key has %d bytes, at least 32 are needed: openssl rand -hex 32", len(key))
 	}
 	g.key = sign(key, "offstage session")
 	var err error
 	if g.rules, err = newRules(cfg.Redact, !cfg.ShowSecrets); err != nil {
-		return nil, fmt.Errorf("guard: %w", err)
+		return nil, err
 	}
 	g.within = g.rules.everywhere()
 	return g, nil
@@ -177,28 +177,28 @@ func New(cfg Config, tokens Tokens) (*Guard, error) {
 func (g *Guard) checkProxies() error {
 	cfg := &g.cfg
 	if cfg.ProxyHeader == "" && (cfg.ProxyRoleHeader != "" || len(cfg.ProxyRoles) > 0 || cfg.ProxyRole != None) {
-		return errors.New("guard: roles are given to those whom a proxy names, and no header in which it does: set ProxyHeader (--proxy-header)")
+		return errors.New("roles are given to those whom a proxy names, and no header in which it does: set ProxyHeader (--proxy-header)")
 	}
 	if cfg.ProxyHeader != "" && len(cfg.TrustedProxies) == 0 {
-		return fmt.Errorf("guard: everybody could send the header %s: say which proxy is to be believed (--trusted-proxy 10.0.0.7)", cfg.ProxyHeader)
+		return fmt.Errorf("everybody could send the header %s: say which proxy is to be believed (--trusted-proxy 10.0.0.7)", cfg.ProxyHeader)
 	}
 	for _, name := range []string{cfg.ProxyHeader, cfg.ProxyRoleHeader} {
 		switch http.CanonicalHeaderKey(name) {
 		case "Authorization", "Cookie", "Host", "X-Forwarded-For", "X-Forwarded-Proto":
-			return fmt.Errorf("guard: the header %s has a meaning of its own: use another one, such as X-Forwarded-User", name)
+			return fmt.Errorf("the header %s has a meaning of its own: use another one, such as X-Forwarded-User", name)
 		}
 		if strings.ContainsFunc(name, func(r rune) bool {
 			return r != '-' && r != '_' && (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z')
 		}) {
-			return fmt.Errorf("guard: %q is no name of a header: write one like X-Forwarded-User", name)
+			return fmt.Errorf("%q is no name of a header: write one like X-Forwarded-User", name)
 		}
 	}
 	if cfg.ProxyHeader != "" && strings.EqualFold(cfg.ProxyHeader, cfg.ProxyRoleHeader) {
-		return fmt.Errorf("guard: name and role cannot be in the same header, %s", cfg.ProxyHeader)
+		return fmt.Errorf("name and role cannot be in the same header, %s", cfg.ProxyHeader)
 	}
 	for _, p := range cfg.TrustedProxies {
 		if !p.IsValid() || p.Bits() == 0 {
-			return fmt.Errorf("guard: the trusted proxy %s is everybody: write the address of the proxy, or its network", p)
+			return fmt.Errorf("the trusted proxy %s is everybody: write the address of the proxy, or its network", p)
 		}
 	}
 	if cfg.ProxyRole == None {
@@ -206,11 +206,11 @@ func (g *Guard) checkProxies() error {
 	}
 	for name, role := range cfg.ProxyRoles {
 		if !role.valid() {
-			return fmt.Errorf("guard: %q has no role: use viewer, operator or admin", name)
+			return fmt.Errorf("%q has no role: use viewer, operator or admin", name)
 		}
 	}
 	if !cfg.ProxyRole.valid() {
-		return errors.New("guard: those whom the proxy names have no role: use viewer, operator or admin")
+		return errors.New("those whom the proxy names have no role: use viewer, operator or admin")
 	}
 	return nil
 }

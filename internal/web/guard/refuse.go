@@ -73,6 +73,9 @@ func (g *Guard) unauthenticated(w http.ResponseWriter, r *http.Request, why stri
 	}
 	h := w.Header()
 	text := "The proxy in front of this server says who somebody is, and did not for this request."
+	if g.cfg.ProxyHeader == "" {
+		text = "The program that serves this says who somebody is, and does not know who sent this request. Log in there."
+	}
 	if r.Header.Get("Sec-Fetch-Mode") != "" || !acceptsAnything(r) { // a script in a browser, which would show its own dialog for Basic
 		h.Add("WWW-Authenticate", `Session realm="offstage"`)
 		text = "Nobody is logged in, or the session has ended. Log in again."
