@@ -34,7 +34,7 @@ end $$;
 -- When and by whom something was last paused, as words to go behind "is paused"; '' if nobody knows.
 create or replace function offstage_private.paused_by(target text) returns table (since timestamptz, words text)
 language sql stable as $$
-  select a.at, format(' since %s by %s (%s%s)', a.at, a.who, a.source, coalesce(', ' || nullif(a.from_where, ''), ''))
+  select a.at, format(' since %s by %s (%s%s)', offstage_private.moment(a.at), a.who, a.source, coalesce(', ' || nullif(a.from_where, ''), ''))
   from offstage_private.audit a
   where a.target = paused_by.target and a.action = 'pause' order by a.id desc limit 1
 $$;
