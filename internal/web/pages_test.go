@@ -203,7 +203,7 @@ func TestFind(t *testing.T) {
 	s.play()
 	for q, to := range map[string]string{
 		"17": "/jobs-ui/jobs/17", "#17": "/jobs-ui/jobs/17", "report": "/jobs-ui/tasks/report", "line": "/jobs-ui/queues/line",
-		"nightly": "/jobs-ui/schedules/nightly", "it broke & fell": "/jobs-ui/jobs?q=it+broke+%26+fell", "": "/jobs-ui/jobs", "99999999999999999999": "/jobs-ui/jobs?q=99999999999999999999",
+		"nightly": "/jobs-ui/schedules/nightly", "it broke & fell": "/jobs-ui/jobs?error=it+broke+%26+fell", "": "/jobs-ui/jobs", "99999999999999999999": "/jobs-ui/jobs?error=99999999999999999999",
 	} {
 		a := s.get("/jobs-ui/find?q=" + url.QueryEscape(q)).has(303)
 		if got := a.Header().Get("Location"); got != to {
