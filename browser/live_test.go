@@ -166,6 +166,7 @@ func TestSubPath(t *testing.T) {
 			b.until(`location.pathname.startsWith('/ops/offstage/queues/a')`)
 			b.press("#main", "Pause")
 			s.eventually(`select paused from offstage.queues where queue_name = 'a/b & c'`)
+			b.text("its jobs wait") // the answer is there: nothing else is being loaded
 			b.visit(fmt.Sprintf("/jobs/%d", id))
 			b.text("resume_queue")
 			if err := s.client.ResumeQueue(t.Context(), "a/b & c"); err != nil {
