@@ -19,7 +19,7 @@ func TestRetryByFilter(t *testing.T) {
 	pgtest.One[int](t, s.pool, fail, "render_pdf", 3, "the printer is on fire")
 	b := s.open(1280, 860, false)
 	b.visit("/errors")
-	b.press("#main", "TypeError")
+	b.press("#main", "TypeError: nothing to print on page <n>")
 	b.text("nothing to print on page <n>")
 	b.text("5,000")
 	b.press("#main", "Retry 5,000 failed…")

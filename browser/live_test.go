@@ -58,6 +58,62 @@ func TestLive(t *testing.T) {
 	b.calm()
 }
 
+// All of it can be done with the keys that "?" lists, and the colours that somebody has chosen stay.
+func TestKeys(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, "", guard.Config{Open: true})
+	for range 3 {
+		s.add("hello", offstage.Options{RunAt: inHours(1)})
+	}
+	b := s.open(1280, 860, false)
+	key := func(keys string) { b.do(chromedp.KeyEvent(keys)) }
+	b.visit("/")
+
+	key("?")
+	b.until(`document.querySelector('#keys').open`)
+	b.press("#keys", "Close")
+	b.until(`!document.querySelector('#keys').open`)
+
+	key("/")
+	b.until(`document.activeElement.id === 'find'`)
+	key("gjd") // letters, while typing
+	b.until(`document.querySelector('#find').value.endsWith('gjd') && !document.documentElement.dataset.theme`)
+	key("\x1b")
+	b.until(`document.activeElement === document.body`)
+
+	key("gj")
+	b.until(`location.pathname === '/jobs' && document.readyState === 'complete' && document.querySelectorAll('[data-rows] [data-key]').length === 3`)
+	second := js[string](b, `document.querySelectorAll('[data-rows] [data-key]')[1].dataset.key`)
+	key("jjx")
+	b.until(fmt.Sprintf(`document.querySelector('[data-rows] [data-key]:has(input:checked)')?.dataset.key === %q`, second))
+	b.text("1 selected")
+	key("x")
+	b.until(`!document.querySelector('[data-rows] input:checked')`)
+	key("jk\r")
+	b.until(fmt.Sprintf(`location.pathname === '/jobs/' + %q && document.readyState === 'complete'`, second))
+
+	key("l")
+	b.until(`document.querySelector('#live').getAttribute('aria-pressed') === 'false'`)
+	key("l")
+	b.until(`document.querySelector('#live').getAttribute('aria-pressed') === 'true'`)
+
+	const ground = `getComputedStyle(document.body).backgroundColor`
+	light := js[string](b, ground)
+	key("dd")
+	b.until(`document.documentElement.dataset.theme === 'dark'`)
+	dark := js[string](b, ground)
+	if dark == light {
+		t.Errorf("dark is as light: %s", dark)
+	}
+	b.visit("/errors")
+	if got := js[string](b, ground+` + document.querySelector('.theme-word').innerText`); got != dark+"Dark" {
+		t.Errorf("the next page is %s, want %s", got, dark+"Dark")
+	}
+	b.press(".tools", "Dark")
+	b.until(fmt.Sprintf(`%s === %q && document.querySelector('.theme-word').innerText === 'Auto'`, ground, light))
+	b.calm()
+}
+
 // A page that does not run scripts has everything: it is read, and forms act.
 func TestWithoutScripts(t *testing.T) {
 	t.Parallel()
@@ -110,6 +166,7 @@ func TestSubPath(t *testing.T) {
 			b.until(`location.pathname.startsWith('/ops/offstage/queues/a')`)
 			b.press("#main", "Pause")
 			s.eventually(`select paused from offstage.queues where queue_name = 'a/b & c'`)
+			b.text("its jobs wait") // the answer is there: nothing else is being loaded
 			b.visit(fmt.Sprintf("/jobs/%d", id))
 			b.text("resume_queue")
 			if err := s.client.ResumeQueue(t.Context(), "a/b & c"); err != nil {

@@ -3,14 +3,17 @@ package browser
 import (
 	"context"
 	"fmt"
+	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/page"
 	"github.com/chromedp/chromedp"
 
+	"github.com/offstage-dev/offstage"
 	"github.com/offstage-dev/offstage/internal/web/guard"
 )
 
@@ -21,7 +24,7 @@ func TestPages(t *testing.T) {
 	s := newStage(t, "", guard.Config{Open: true})
 	running, failed, ended := s.story()
 	fingerprint := s.fingerprint()
-	pages := []struct{ name, path, has string }{
+	pages := []shown{
 		{"overview", "/", "Overview"},
 		{"jobs", "/jobs", "Jobs"},
 		{"jobs-failed", "/jobs?state=failed", "send_email"},
@@ -41,17 +44,90 @@ func TestPages(t *testing.T) {
 		{"audit", "/audit", "imports"},
 		{"not-found", "/jobs/999999999", "There is no job"},
 	}
+	s.look(pages, looks...)
+}
+
+// A fresh installation says what to do first.
+func TestEmptyPages(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, "", guard.Config{Open: true})
+	s.look([]shown{
+		{"overview-empty", "/", "Start here"},
+		{"jobs-empty", "/jobs", "No jobs are here"},
+		{"errors-empty", "/errors", "No errors"},
+		{"tasks-empty", "/tasks", "no tasks yet"},
+		{"queues-empty", "/queues", "no queues yet"},
+		{"schedules-empty", "/schedules", "no schedules yet"},
+		{"workers-empty", "/workers", "No worker is running"},
+		{"audit-empty", "/audit", "Nothing has been changed"},
+	}, looks...)
+}
+
+// Names as long as they may be, without a place to break them, and letters that are read from the right: also at twice the size.
+func TestLongNames(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, "", guard.Config{Open: true})
+	s.work()
+	in := t.Context()
+	task, queue, arabic := strings.Repeat("a_very_long_name", 8), strings.Repeat("Q", 128), "إرسال البريد"
+	id := s.add(task, offstage.Options{Queue: queue, Key: strings.Repeat("k", 400), Flags: []string{strings.Repeat("f", 128)}})
+	s.add(arabic, offstage.Options{Queue: "قائمة"})
+	failed, err := s.client.Add(in, "hello", order{Email: strings.Repeat("x", 900), Fail: "ValueError: " + strings.Repeat("w", 900) + " لم يعمل\n" + strings.Repeat("s", 2000)}, offstage.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.client.PauseQueue(in, queue); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.client.AddSchedule(in, offstage.Schedule{Name: strings.Repeat("s", 128), Task: task, Expression: "1,2,3,5,7,11,13,17,19,23,29,31,37,41,43,47,53,59 * * * *"}); err != nil {
+		t.Fatal(err)
+	}
+	s.eventually(`select state = 'failed' from offstage.jobs where id = $1`, failed)
+	var group string
+	if err := s.pool.QueryRow(in, `select fingerprint from offstage.errors()`).Scan(&group); err != nil {
+		t.Fatal(err)
+	}
+	s.look([]shown{
+		{"overview-long", "/", "Problems"},
+		{"jobs-long", "/jobs", "ValueError"},
+		{"jobs-filtered-long", "/jobs?task=" + task + "&queue=" + queue, "a_very_long_name"},
+		{"job-long", fmt.Sprintf("/jobs/%d", id), "a_very_long_name"},
+		{"job-failed-long", fmt.Sprintf("/jobs/%d", failed), "ValueError"},
+		{"errors-long", "/errors", "ValueError"},
+		{"error-long", "/errors/" + group, "ValueError"},
+		{"tasks-long", "/tasks", "إرسال"},
+		{"task-long", "/tasks/" + task, "a_very_long_name"},
+		{"task-arabic", "/tasks/" + url.PathEscape(arabic), "إرسال"},
+		{"queues-long", "/queues", "QQQQ"},
+		{"queue-long", "/queues/" + queue, "QQQQ"},
+		{"schedules-long", "/schedules", "ssss"},
+		{"schedule-long", "/schedules/" + strings.Repeat("s", 128), "ssss"},
+		{"workers-long", "/workers", "worker-1"},
+		{"audit-long", "/audit", "QQQQ"},
+	}, looks[0], looks[2], look{"zoomed", 640, 430, false})
+}
+
+// shown is a page, and a text that it must have.
+type shown struct{ name, path, has string }
+
+type look struct {
+	name          string
+	width, height int64
+	dark          bool
+}
+
+var looks = []look{{"light", 1280, 860, false}, {"dark", 1280, 860, true}, {"narrow", 390, 844, false}, {"narrow-dark", 390, 844, true}}
+
+// look opens each of the pages in each of the looks.
+func (s *stage) look(pages []shown, looks ...look) {
+	s.t.Helper()
 	if *screenshots != "" {
 		if err := os.MkdirAll(*screenshots, 0o755); err != nil {
-			t.Fatal(err)
+			s.t.Fatal(err)
 		}
 	}
-	for _, look := range []struct {
-		name          string
-		width, height int64
-		dark          bool
-	}{{"light", 1280, 860, false}, {"dark", 1280, 860, true}, {"narrow", 390, 844, false}, {"narrow-dark", 390, 844, true}} {
-		t.Run(look.name, func(t *testing.T) {
+	for _, look := range looks {
+		s.t.Run(look.name, func(t *testing.T) {
 			on := *s
 			on.t = t
 			b := on.open(look.width, look.height, look.dark)

@@ -31,7 +31,15 @@ var screenshots = flag.String("screenshots", "", "write a picture of every page 
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	pgtest.Main(m)
+	pgtest.Main(quitAfter{m})
+}
+
+// quitAfter ends the browser before anybody looks for what is left behind.
+type quitAfter struct{ m *testing.M }
+
+func (q quitAfter) Run() int {
+	defer func() { quit() }()
+	return q.m.Run()
 }
 
 // chromium is one browser for all tests; each has a tab with cookies of its own.
@@ -110,6 +118,7 @@ func newStageOn(t *testing.T, cfg web.Config, on ...pgtest.Option) *stage {
 			t.Error(err)
 		}
 		site.Close()
+		server.Close()
 	})
 	return s
 }

@@ -27,12 +27,12 @@ const patience = time.Minute
 
 // Main runs a package's tests, stops the server and fails when a goroutine is left. Call it from
 // TestMain; it does not return.
-func Main(m *testing.M, options ...goleak.Option) {
+func Main(m goleak.TestingM, options ...goleak.Option) {
 	forgetEnvironment()
 	goleak.VerifyTestMain(stopAfter{m}, options...)
 }
 
-type stopAfter struct{ m *testing.M }
+type stopAfter struct{ m goleak.TestingM }
 
 func (s stopAfter) Run() int {
 	code := s.m.Run()

@@ -38,7 +38,7 @@ func (s *Server) job(ctx context.Context, id view.ID) (view.Job, error) {
 	j, err := s.db.Job(ctx, id)
 	if errors.Is(err, offstage.ErrNotFound) {
 		return j, refuse(http.StatusNotFound, "There is no job "+id.String(), "No job of this number has been added, or it has ended and its history is not kept.",
-			"History is kept as keep and keep_history of its task say. The list of jobs can be searched for others.")
+			"History is kept for some days, and of some tasks not at all: see their settings. The list of jobs has the others.")
 	}
 	return j, err
 }

@@ -75,15 +75,15 @@ func (s *Server) queuesRoutes(mux *http.ServeMux) {
 	})
 	mux.HandleFunc("POST /queues/{name}/purge", func(w http.ResponseWriter, r *http.Request) {
 		name := named(r, "name")
-		s.act(w, r, guard.Operator, func(by view.Actor) (string, error) {
+		s.actThen(w, r, guard.Operator, func(by view.Actor) (flash, error) {
 			switch {
 			case name == "": // a filter without a queue means all jobs
-				return "", invalid("A queue without a name cannot be purged here.", "Delete its jobs with the command line: offstage jobs delete --queue ''")
+				return flash{}, invalid("A queue without a name cannot be purged here.", "Delete its jobs with the command line: offstage jobs delete --queue ''")
 			case r.PostFormValue("confirm") != name:
-				return "", invalid("Nothing is deleted: what you have typed is not the name of the queue.", "Type "+name+" to delete all jobs of it that are not running.")
+				return flash{}, invalid("Nothing is deleted: what you have typed is not the name of the queue.", "Type "+name+" to delete all jobs of it that are not running.")
 			}
 			b, err := s.db.StartBulk(r.Context(), by, view.Action{Do: "delete", Filter: &view.JobFilter{Queue: name}})
-			return fmt.Sprintf("The jobs of %s that are not running are being deleted: %s so far.", name, number(b.Done)), err
+			return flash{Text: fmt.Sprintf("The jobs of %s that are not running are being deleted.", short(60, name)), Bulk: b.ID.String()}, err
 		}, pathTo("queues", name))
 	})
 }

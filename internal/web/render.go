@@ -53,6 +53,7 @@ type scene struct {
 type flash struct {
 	Text string
 	Bad  bool
+	Bulk string `json:",omitempty"` // the id of what goes on meanwhile: a link to how far it is
 }
 
 const fragmentType = "text/vnd.offstage.fragment"
@@ -131,18 +132,26 @@ func isFragment(r *http.Request) bool {
 // act does what a form asks for: it checks the role, runs fn, and leads to the page back (below the base path), which shows the
 // flash message. An error is shown instead.
 func (s *Server) act(w http.ResponseWriter, r *http.Request, min guard.Role, fn func(by view.Actor) (string, error), back string) {
+	s.actThen(w, r, min, func(by view.Actor) (flash, error) {
+		text, err := fn(by)
+		return flash{Text: text}, err
+	}, back)
+}
+
+// actThen is act with a message that may have more to it.
+func (s *Server) actThen(w http.ResponseWriter, r *http.Request, min guard.Role, fn func(by view.Actor) (flash, error), back string) {
 	if err := guard.Allow(r.Context(), min); err != nil {
 		s.fail(w, r, err)
 		return
 	}
 	me := guard.FromContext(r.Context())
-	text, err := fn(view.Actor{Name: me.Name, Source: "ui", From: me.From})
+	message, err := fn(view.Actor{Name: me.Name, Source: "ui", From: me.From})
 	s.live.forget()
 	if err != nil {
 		s.fail(w, r, err)
 		return
 	}
-	s.setFlash(w, flash{Text: text})
+	s.setFlash(w, message)
 	http.Redirect(w, r, s.base+back, http.StatusSeeOther)
 }
 
@@ -285,7 +294,7 @@ func sentence(text string) string {
 	if text == "" {
 		return ""
 	}
-	if !strings.ContainsAny(text[len(text)-1:], ".!?") {
+	if last, _ := utf8.DecodeLastRuneInString(text); !strings.ContainsRune(".!?…", last) {
 		text += "."
 	}
 	first, size := utf8.DecodeRuneInString(text)

@@ -16,6 +16,12 @@ $$;
 create or replace function offstage_private.either(sql text, arguments text) returns text
 language sql immutable as $$ select format('select %s; or: %s', sql, offstage_private.cli(arguments)) $$;
 
+-- A time in a sentence: to the second, in UTC wherever it is read.
+create or replace function offstage_private.moment(at timestamptz) returns text
+language sql stable as $$
+  select case when isfinite(at) then to_char(at at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS') || ' UTC' else at::text end
+$$;
+
 -- "1 job", "7 jobs", "10,000 or more jobs".
 create or replace function offstage_private.some_jobs(n bigint, most bigint default 10000) returns text
 language sql immutable as $$
@@ -86,7 +92,7 @@ begin
       return query select 'unknown', 'unknown: there is no such job, or it has ended and its history is not kept', null::timestamptz, null::timestamptz, '';
       return;
     end if;
-    return query select 'ended', format('ended at %s as %s%s', h.settled_at, h.outcome, coalesce(': ' || nullif(offstage_private.error_line(h.error), ''), '')), h.settled_at, null::timestamptz, '';
+    return query select 'ended', format('ended at %s as %s%s', offstage_private.moment(h.settled_at), h.outcome, coalesce(': ' || nullif(offstage_private.error_line(h.error), ''), '')), h.settled_at, null::timestamptz, '';
     return;
   end if;
   select o.* into t from offstage_private.task o where o.id = j.task_id;
@@ -109,16 +115,16 @@ begin
 
   if place = 'scheduled' then
     if j.run_at <= at and not exists (select from offstage_private.worker o where offstage_private.lives(o, at)) then
-      return query select 'no_worker', format('scheduled for %s, which has come, but no worker is running', j.run_at), j.run_at, null::timestamptz,
+      return query select 'no_worker', format('scheduled for %s, which has come, but no worker is running', offstage_private.moment(j.run_at)), j.run_at, null::timestamptz,
         'start a worker: ' || offstage_private.cli('worker');
       return;
     end if;
     select o.settled_at, o.outcome into h from offstage_private.history o where o.job_id = j.id order by o.settled_at + interval '0' desc limit 1;
     if j.attempts > 0 and coalesce(h.outcome, 'retried') in ('retried', 'rescued') then
       return query select 'retry', format('attempt %s of %s failed: %s; the next one is due at %s', j.attempts, offstage_private.attempts_of(j),
-        coalesce(nullif(offstage_private.error_line(j.last_error), ''), 'no error is known'), j.run_at), h.settled_at, j.run_at, sooner;
+        coalesce(nullif(offstage_private.error_line(j.last_error), ''), 'no error is known'), offstage_private.moment(j.run_at)), h.settled_at, j.run_at, sooner;
     else
-      return query select 'scheduled', format('scheduled for %s%s', j.run_at, case when h.outcome = 'snoozed' then ': its last attempt has put it off'
+      return query select 'scheduled', format('scheduled for %s%s', offstage_private.moment(j.run_at), case when h.outcome = 'snoozed' then ': its last attempt has put it off'
         when j.run_at <= at then ', which has come: a worker will have it wait for a slot within two seconds' else '' end), j.added_at, j.run_at, sooner;
     end if;
     return;
@@ -146,18 +152,18 @@ begin
     select o.* into w from offstage_private.worker o where o.id = l.worker_id;
     select o.requested_at, o.reason into h from offstage_private.cancellation o where o.job_id = j.id;
     if w.dead_at is not null or w.beat_at < at - 3 * w.period then
-      return query select 'rescue', format('attempt %s was running on worker %s (pid %s on %s) since %s; that worker is %s', j.attempts + 1, w.id, w.pid, w.host, l.claimed_at,
-          case when w.dead_at is not null then 'dead' else 'silent since ' || w.beat_at end)
+      return query select 'rescue', format('attempt %s was running on worker %s (pid %s on %s) since %s; that worker is %s', j.attempts + 1, w.id, w.pid, w.host, offstage_private.moment(l.claimed_at),
+          case when w.dead_at is not null then 'dead' else 'silent since ' || offstage_private.moment(w.beat_at) end)
           || case when x.rescuer then ', it will be rescued in a moment' else ', and no other one is there to rescue it' end,
         coalesce(w.dead_at, w.beat_at), case when x.rescuer then greatest(at, w.beat_at + 6 * w.period) end,
         case when x.rescuer then '' else 'start a worker: ' || offstage_private.cli('worker') end
       from (select exists (select from offstage_private.worker o where o.id <> w.id and offstage_private.lives(o, at)) as rescuer) x;
     elsif h.requested_at is not null then
       return query select 'cancelling', format('attempt %s is running on worker %s (pid %s on %s) since %s, and was told at %s to stop: %s', j.attempts + 1, w.id, w.pid, w.host,
-          l.claimed_at, h.requested_at, h.reason), h.requested_at, null::timestamptz,
+          offstage_private.moment(l.claimed_at), offstage_private.moment(h.requested_at), h.reason), h.requested_at, null::timestamptz,
         format('if it does not stop by itself, its handler does not look at its context or signal: end process %s on %s, others then take over what it runs', w.pid, w.host);
     else
-      return query select 'running', format('attempt %s is running on worker %s (pid %s on %s) since %s', j.attempts + 1, w.id, w.pid, w.host, l.claimed_at)
+      return query select 'running', format('attempt %s is running on worker %s (pid %s on %s) since %s', j.attempts + 1, w.id, w.pid, w.host, offstage_private.moment(l.claimed_at))
           || coalesce((select format(', at %s %%%s', round(p.percent), coalesce(': ' || nullif(p.message, ''), '')) from offstage_private.progress p
                        where p.job_id = j.id and p.claim = l.claim), ''),
         l.claimed_at, l.claimed_at + coalesce((j.options ->> 'timeout')::interval, t.timeout), '';
@@ -171,7 +177,7 @@ begin
     select count(*) as n, min(x.claimed_at) as since, string_agg(x.words, ', ' order by x.claim) filter (where x.n <= 3) as words into r
     from (
       select c as claim, row_number() over (order by c) as n, o.claimed_at,
-        format('job %s since %s on worker %s (pid %s on %s)', o.job_ids[(c & 1023)::integer], o.claimed_at, o.worker_id, k.pid, k.host) as words
+        format('job %s since %s on worker %s (pid %s on %s)', o.job_ids[(c & 1023)::integer], offstage_private.moment(o.claimed_at), o.worker_id, k.pid, k.host) as words
       from (select s.claims from offstage_private.queue_state s where s.queue_id = j.queue_id order by s.queue_id, s.turn limit 1) s
       cross join lateral unnest(s.claims) c
       join offstage_private.lease o on o.claim = (c & -1024)
@@ -240,8 +246,8 @@ begin
     select * into h from offstage_private.slots_for(j.task_id);
     select count(*) into n from (
       select from offstage_private.ticket p where p.lane_id = j.lane_id and (p.priority, p.run_at, p.job_id) < (j.priority, j.run_at, j.id) limit 10000) x;
-    return query select 'waiting', format('waiting for a free slot of a worker: %s of %s of %s for the task %L are busy', h.taken, offstage_private.plural(h.slots, 'slot'),
-          offstage_private.plural(h.workers, 'worker'), t.name)
+    return query select 'waiting', format('waiting for a free slot of a worker: %s of %s of %s for the task %L %s busy', h.taken, offstage_private.plural(h.slots, 'slot'),
+          offstage_private.plural(h.workers, 'worker'), t.name, case when h.taken = 1 then 'is' else 'are' end)
         || case when n > 0 then format('; %s of this task in front of it', offstage_private.some_jobs(n)) else '' end,
       greatest(j.run_at, j.added_at), null::timestamptz,
       case when h.taken >= h.slots then 'to have more done at a time, start more workers, or give them more slots (--jobs)' else '' end;

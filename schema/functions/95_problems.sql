@@ -24,8 +24,8 @@ begin
     select 'pid ' || s.pid, case when s.xact_start < at - interval '1 hour' then 'critical' else 'warning' end,
       format('session %s of %s (%s%s) holds a snapshot since %s (%s)%s: dead rows cannot be removed, and jobs get slower', s.pid, coalesce(s.usename::text, '?'),
         coalesce(nullif(s.application_name, ''), 'no application name'), coalesce(', ' || host(s.client_addr), ''),
-        coalesce(s.xact_start::text, age(s.backend_xmin) || ' transactions'), coalesce(s.state, s.backend_type),
-        case when s.state = 'active' then format(', for its query of %s', s.query_start) else '' end),
+        coalesce(offstage_private.moment(s.xact_start), age(s.backend_xmin) || ' transactions'), coalesce(s.state, s.backend_type),
+        case when s.state = 'active' then format(', for its query of %s', offstage_private.moment(s.query_start)) else '' end),
       s.xact_start,
       case when s.xact_start is null then 'look at that replica: hot_standby_feedback hands its old snapshots on'
         else format('end that transaction, or: select pg_terminate_backend(%s); against the next one: idle_in_transaction_session_timeout', s.pid) end
@@ -36,7 +36,7 @@ begin
     order by s.xact_start nulls last limit 5;
   return query
     select 'transaction ' || x.gid, case when x.prepared < at - interval '1 hour' then 'critical' else 'warning' end,
-      format('the prepared transaction %L of %s is open since %s: dead rows cannot be removed, and what it has locked stays locked', x.gid, x.owner, x.prepared), x.prepared,
+      format('the prepared transaction %L of %s is open since %s: dead rows cannot be removed, and what it has locked stays locked', x.gid, x.owner, offstage_private.moment(x.prepared)), x.prepared,
       format('as %s: commit prepared %L, or: rollback prepared %L', x.owner, x.gid, x.gid)
     from pg_catalog.pg_prepared_xacts x
     where x.database = current_database() and x.prepared < at - older_than order by x.prepared limit 5;
@@ -177,7 +177,7 @@ begin
       order by x.since limit 20
     loop
       return query select 'oldest_waiting', case when r.since < clock - interval '10 min' then 'critical' else 'warning' end, r.name,
-        format('job %s of the task %L waits since %s: %s', r.id, r.name, r.since, e.because), r.since,
+        format('job %s of the task %L waits since %s: %s', r.id, r.name, offstage_private.moment(r.since), e.because), r.since,
         coalesce(nullif(e.remedy, ''), 'see what the log of its workers says; see also: ' || offstage_private.cli('doctor')), 'tasks'
       from offstage.explain_job(r.id) e where e.kind = 'waiting';
       seen := seen + found::integer;
@@ -217,7 +217,7 @@ begin
   return query
     select case when w.dead_at is null then 'worker_silent' else 'worker_dead' end, case when c.n > 0 then 'critical' else 'warning' end, 'worker-' || w.id,
       format('worker %s (pid %s on %s) %s, and holds %s', w.id, w.pid, w.host,
-        case when w.dead_at is null then 'is silent since ' || w.beat_at else 'is dead since ' || w.dead_at end, offstage_private.some_jobs(c.n, 1000)),
+        case when w.dead_at is null then 'is silent since ' || offstage_private.moment(w.beat_at) else 'is dead since ' || offstage_private.moment(w.dead_at) end, offstage_private.some_jobs(c.n, 1000)),
       coalesce(w.dead_at, w.beat_at),
       case when living = 0 then 'start a worker, which gives them back: ' || offstage_private.cli('worker')
         when w.dead_at is null then 'it has lost the database, or hangs: look at its process and its log; if it stays silent, the others take its jobs over'
@@ -243,7 +243,7 @@ begin
     having count(*) > 1 and max(v.since) < clock - interval '10 min';
   return query
     select 'version', 'warning', '', format('%s older than the schema: they were started before it came to version %s, at %s',
-        case when count(*) = 1 then format('worker %s is', min(w.id)) else format('%s workers are', count(*)) end, m.version, m.migrated_at),
+        case when count(*) = 1 then format('worker %s is', min(w.id)) else format('%s workers are', count(*)) end, m.version, offstage_private.moment(m.migrated_at)),
       m.migrated_at, 'start them again, with the program that the schema was migrated with', 'workers'
     from (select o.version, o.migrated_at from offstage_private.migration o order by o.version desc limit 1) m
     join offstage_private.worker w on w.started_at < m.migrated_at and offstage_private.lives(w, clock)
@@ -254,7 +254,7 @@ begin
   return query
     select 'schedule_missed', 'warning', s.name,
       case when s.failures > 0 then format('the schedule %L cannot be ticked, %s in a row: %s', s.name, offstage_private.plural(s.failures, 'time'), left(s.error, 300))
-        else format('the schedule %L was due at %s, and nobody has ticked it', s.name, s.due_at) end,
+        else format('the schedule %L was due at %s, and nobody has ticked it', s.name, offstage_private.moment(s.due_at)) end,
       case when s.failures > 0 then coalesce(s.next_at, s.due_at) else s.due_at end,
       case when s.failures > 0 then format('see it whole, and mend it: %s', offstage_private.cli('schedules get ' || offstage_private.shell(s.name)))
         when s.source = 'database' then 'start a worker; any will do: ' || offstage_private.cli('worker')
@@ -320,7 +320,7 @@ begin
   -- What workers do besides jobs, and what history takes.
   return query
     select 'chore_failing', case when c.name in ('rescue', 'promote') then 'critical' else 'warning' end, c.name,
-      case c.state when 'failing' then format('the chore %L fails: %s', c.name, left(c.error, 300)) else format('the chore %L is to run every %s, and last ran at %s', c.name, c.period, coalesce(c.ran_at::text, 'no time')) end,
+      case c.state when 'failing' then format('the chore %L fails: %s', c.name, left(c.error, 300)) else format('the chore %L is to run every %s, and last ran at %s', c.name, c.period, coalesce(offstage_private.moment(c.ran_at), 'no time')) end,
       case c.state when 'failing' then c.failed_at else c.ran_at end,
       case c.state when 'failing' then 'see what the error says; all workers try it again' else 'look what the workers'' log says of it, and whether they wait for a lock (pg_stat_activity)' end, 'workers'
     from offstage.chores c

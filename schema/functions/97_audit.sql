@@ -34,7 +34,7 @@ end $$;
 -- When and by whom this was last done to something, as words to go behind "is paused"; '' if nobody knows.
 create or replace function offstage_private.done_by(target text, action text) returns table (since timestamptz, words text)
 language sql stable as $$
-  select a.at, format(' since %s by %s (%s%s)', a.at, a.who, a.source, coalesce(', ' || nullif(a.from_where, ''), ''))
+  select a.at, format(' since %s by %s (%s%s)', offstage_private.moment(a.at), a.who, a.source, coalesce(', ' || nullif(a.from_where, ''), ''))
   from offstage_private.audit a
   where a.target = done_by.target and a.action = done_by.action order by a.id desc limit 1
 $$;

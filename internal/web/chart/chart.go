@@ -59,6 +59,9 @@ func (b Bars) SVG() template.HTML {
 	var w strings.Builder
 	open(&w, height, b.ID, b.Title, b.describe(sums, total))
 	lines(&w, ticks, y)
+	if total == 0 {
+		nothing(&w, plot)
+	}
 	if n > 0 {
 		slot := 100 / float64(n)
 		gap := slot * 0.16
@@ -85,7 +88,7 @@ func (b Bars) SVG() template.HTML {
 		for k, i := range timeTicks(b.Starts, b.Step, 12) {
 			x := slot * float64(i)
 			fmt.Fprintf(&w, `<text class="%s" x="%s%%" y="%d" text-anchor="%s">%s</text>`, pick(k%2 == 0, "tick", "tick odd"), px(x), height-6,
-				pick(x < 3, "start", pick(x > 97, "end", "middle")), clock(b.Starts[i], b.Step))
+				pick(x > 97, "end", "middle"), clock(b.Starts[i], b.Step))
 		}
 	}
 	w.WriteString("</svg>")
@@ -185,6 +188,9 @@ func (h Histogram) SVG() template.HTML {
 	var w strings.Builder
 	open(&w, height, h.ID, h.Title, about)
 	lines(&w, ticks, func(v float64) float64 { return float64(top) + plot*(1-v/ceiling) })
+	if highest == 0 {
+		nothing(&w, plot)
+	}
 	if n := len(h.Labels); n > 0 {
 		slot := 100 / float64(n)
 		bar := slot * 0.8 / float64(max(len(h.Series), 1))
@@ -206,6 +212,11 @@ func (h Histogram) SVG() template.HTML {
 	}
 	w.WriteString("</svg>")
 	return template.HTML(w.String())
+}
+
+// nothing says that a chart is empty, and not broken.
+func nothing(w *strings.Builder, plot float64) {
+	fmt.Fprintf(w, `<text class="nothing" x="50%%" y="%s" text-anchor="middle" aria-hidden="true">nothing in this time</text>`, px(float64(top)+plot/2+4))
 }
 
 // Table is the same as rows.
