@@ -370,7 +370,9 @@ func TestWorkersDrain(t *testing.T) {
 		t.Errorf("explain: %s", why)
 	}
 	s.want(Done, "workers", "resume", "1").says(t, "worker 1 goes on")
-	s.eventually(func() bool { return pgtest.One[int](t, s.pool, `select count(*) from offstage_private.history where outcome = 'succeeded'`) == 1 })
+	s.eventually(func() bool {
+		return pgtest.One[int](t, s.pool, `select count(*) from offstage_private.history where outcome = 'succeeded'`) == 1
+	})
 	s.want(Usage, "workers", "stop", "1").says(t, "stop worker 1 (process ", "--yes")
 	s.want(Done, "workers", "stop", "1", "--dry-run").says(t, "would stop worker 1")
 	s.want(Done, "workers", "stop", "1", "--yes").says(t, "worker 1 stops")
