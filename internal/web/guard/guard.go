@@ -127,7 +127,7 @@ func New(cfg Config, tokens Tokens) (*Guard, error) {
 	}
 	authenticated := cfg.authenticated()
 	if cfg.Open && authenticated {
-		return nil, errors.New("Open lets everybody in, so that users, tokens and proxies would mean nothing: leave it out, or them")
+		return nil, errors.New("guard.Config.Open lets everybody in, so that users, tokens and proxies would mean nothing: leave it out, or them")
 	}
 	g.cfg.Open = !authenticated
 	if g.base != "" && !strings.HasPrefix(g.base, "/") {
