@@ -45,6 +45,7 @@ const client = createClient({
   url: url.replace(/^http/, "ws"),
   connectionParams: { authorization },
   retryAttempts: Infinity, // after a lost connection: subscribes again, and the initial event makes us look again
+  shouldRetry: () => true, // also where it is lost, or refused, before the subscription stands
 });
 
 async function listen() {

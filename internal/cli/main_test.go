@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -78,9 +79,10 @@ type said struct {
 // call is one call of the program; Out and Errs may be read while it runs.
 func (s *stage) call(args ...string) (m Main, out, errs *text) {
 	out, errs = &text{}, &text{}
+	env := maps.Clone(s.env) // what the test changes later is for later calls
 	m = Main{
 		Args: args, Stdin: strings.NewReader(""), Stdout: out, Stderr: errs, Project: s.dir, Notes: s.notes,
-		Getenv: func(name string) string { return s.env[name] },
+		Getenv: func(name string) string { return env[name] },
 	}
 	if s.edit != nil {
 		s.edit(&m)
