@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"regexp"
 	"slices"
 	"strings"
@@ -371,7 +372,8 @@ func TestReads(t *testing.T) {
 			pgtest.Do(t, conn, `analyze offstage_private.job, offstage_private.ticket, offstage_private.parked, offstage_private.scheduled, offstage_private.history, offstage_private.lease, offstage_private.queue`)
 		}
 		for filter, most := range filters {
-			for range 2 { // the first one reads the catalog, too
+			least := math.MaxInt // of three: one that plans anew reads the catalog, too, and autovacuum makes it do so at any time
+			for range 3 {
 				text := pgtest.List[string](t, conn, fmt.Sprintf(`explain (analyze, buffers, format json)
 					select r.* from offstage_private.find('%s') f, offstage_private.job_rows(array[f.job_id]) r`, filter))
 				var plan []struct {
@@ -383,10 +385,10 @@ func TestReads(t *testing.T) {
 				if err := json.Unmarshal([]byte(strings.Join(text, "\n")), &plan); err != nil {
 					t.Fatal(err)
 				}
-				n := plan[0].Plan.Hit + plan[0].Plan.Read
-				if n > most {
-					t.Errorf("%s, analyzed %t: %d buffers", filter, analyzed, n)
-				}
+				least = min(least, plan[0].Plan.Hit+plan[0].Plan.Read)
+			}
+			if least > most {
+				t.Errorf("%s, analyzed %t: %d buffers", filter, analyzed, least)
 			}
 		}
 	}
