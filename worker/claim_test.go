@@ -245,7 +245,7 @@ func TestNothingIsPassedOver(t *testing.T) {
 	slices.Sort(waits)
 	p50, p99 := waits[len(waits)/2], waits[len(waits)*99/100]
 	t.Logf("committed → started: p50 %v, p99 %v, max %v", p50, p99, waits[len(waits)-1])
-	if p99 > 2*time.Second { // a lost wake would wait for the poll, an hour; the figure itself is a benchmark's
+	if p99 > 20*time.Second { // a lost wake would wait for the poll, an hour; the figure itself is a benchmark's
 		t.Errorf("p99 is %v", p99)
 	}
 }
