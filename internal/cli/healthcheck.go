@@ -109,7 +109,7 @@ func (a *app) askDatabase(ctx context.Context, host string) error {
 		var here, all int
 		err := db.pool.QueryRow(ctx, db.sql(`
 			select count(*) filter (where w.host = $1::text or $1::text = 'any'), count(*) from offstage_private.worker w
-			where w.dead_at is null and w.beat_at > offstage_private.clock() - 5 * w.period`), host).Scan(&here, &all)
+			where offstage_private.lives(w, offstage_private.clock())`), host).Scan(&here, &all)
 		switch {
 		case err != nil:
 			return err

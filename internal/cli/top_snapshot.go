@@ -63,20 +63,12 @@ const (
 		    join offstage_private.job j on j.id = i.id and j.released_claim < l.claim limit 10000) x),
 		  (select count(*) from (select from offstage_private.job j where j.failed limit 10000) x),
 		  w.n, w.slots
-		from (select count(*) as n, coalesce(sum(slots), 0) as slots from offstage_private.worker
-		  where dead_at is null and beat_at > offstage_private.clock() - 5 * period) w`
+		from (select count(*) as n, coalesce(sum(w.slots), 0) as slots from offstage_private.worker w
+		  where offstage_private.lives(w, offstage_private.clock())) w`
 
 	// The first ticket of each lane and priority, by the index.
 	topOldest = `
-		with recursive head as (
-		  (select k.lane_id, k.priority, k.run_at, 1 as n from offstage_private.ticket k order by k.lane_id, k.priority, k.run_at, k.job_id limit 1)
-		  union all
-		  select f.lane_id, f.priority, f.run_at, h.n + 1 from head h cross join lateral (
-		    select k.lane_id, k.priority, k.run_at from offstage_private.ticket k
-		    where (k.lane_id, k.priority) > (h.lane_id, h.priority) order by k.lane_id, k.priority, k.run_at, k.job_id limit 1) f
-		  where h.n < 1000
-		)
-		select extract(epoch from offstage_private.clock() - min(h.run_at))::float8 from head h
+		select extract(epoch from offstage_private.clock() - min(h.run_at))::float8 from offstage_private.heads() h
 		left join offstage_private.lane l on l.id = h.lane_id
 		join offstage_private.task t on t.id = coalesce(l.task_id, h.lane_id) where not t.paused`
 

@@ -152,15 +152,7 @@ const (
 
 	// The first ticket of each lane and priority, by the index.
 	oldestSQL = `
-		with recursive head as (
-		  (select k.lane_id, k.priority, k.run_at, 1 as n from offstage_private.ticket k order by k.lane_id, k.priority, k.run_at, k.job_id limit 1)
-		  union all
-		  select f.lane_id, f.priority, f.run_at, h.n + 1 from head h cross join lateral (
-		    select k.lane_id, k.priority, k.run_at from offstage_private.ticket k
-		    where (k.lane_id, k.priority) > (h.lane_id, h.priority) order by k.lane_id, k.priority, k.run_at, k.job_id limit 1) f
-		  where h.n < 1000
-		)
-		select t.name, greatest(extract(epoch from offstage_private.clock() - min(h.run_at)), 0)::float8 from head h
+		select t.name, greatest(extract(epoch from offstage_private.clock() - min(h.run_at)), 0)::float8 from offstage_private.heads() h
 		left join offstage_private.lane l on l.id = h.lane_id
 		join offstage_private.task t on t.id = coalesce(l.task_id, h.lane_id) where not t.paused
 		group by t.name`
@@ -171,7 +163,7 @@ const (
 		  select o.name, o.last_tick from offstage_private.schedule o order by o.name limit 200) s where s.last_tick is not null`
 
 	slotsSQL = `select coalesce(sum(w.slots), 0)::bigint from offstage_private.worker w
-		where w.dead_at is null and w.beat_at > offstage_private.clock() - 5 * w.period`
+		where offstage_private.lives(w, offstage_private.clock())`
 
 	totalsSQL = `select s.task, s.outcome, s.starts_at, s.n from offstage.statistics($1, '1 min', by => '{task,outcome}', times => false) s where s.task is not null`
 )

@@ -42,21 +42,13 @@ const countsSQL = `
 	  (select count(*) from (select from offstage_private.lease l cross join lateral unnest(l.job_ids) i (id)
 	    cross join lateral (select from offstage_private.job o where o.id = i.id and o.released_claim < l.claim limit 1) j limit 10001) x),
 	  (select count(*) from (select from offstage_private.job j where j.failed order by j.id limit 10001) x),
-	  (select count(*) from offstage_private.worker w where w.dead_at is null and w.beat_at > offstage_private.clock() - 5 * w.period),
-	  (select coalesce(sum(w.slots), 0) from offstage_private.worker w where w.dead_at is null and w.beat_at > offstage_private.clock() - 5 * w.period),
+	  (select count(*) from offstage_private.worker w where offstage_private.lives(w, offstage_private.clock())),
+	  (select coalesce(sum(w.slots), 0) from offstage_private.worker w where offstage_private.lives(w, offstage_private.clock())),
 	  exists (select from offstage_private.schedule)`
 
 // oldestSQL looks at the first ticket of each lane and priority, by the index.
 const oldestSQL = `
-	with recursive head as (
-	  (select k.lane_id, k.priority, k.run_at, 1 as n from offstage_private.ticket k order by k.lane_id, k.priority, k.run_at, k.job_id limit 1)
-	  union all
-	  select f.lane_id, f.priority, f.run_at, h.n + 1 from head h cross join lateral (
-	    select k.lane_id, k.priority, k.run_at from offstage_private.ticket k
-	    where (k.lane_id, k.priority) > (h.lane_id, h.priority) order by k.lane_id, k.priority, k.run_at, k.job_id limit 1) f
-	  where h.n < 1000
-	)
-	select min(h.run_at) from head h
+	select min(h.run_at) from offstage_private.heads() h
 	left join offstage_private.lane l on l.id = h.lane_id
 	join offstage_private.task t on t.id = coalesce(l.task_id, h.lane_id) where not t.paused`
 

@@ -30,7 +30,7 @@ const maxTasks = 500
 // tasksSQL: its index on name gives the order. The numbers in "w" are few: a row a living worker and task.
 const tasksSQL = `
 	select t.name, t.paused, t.max_attempts::int, t.retry, t.timeout::text, coalesce(t.keep, 'all'),
-	  (select count(*) from offstage_private.worker w where w.dead_at is null and w.beat_at > offstage_private.clock() - 5 * w.period and t.id = any (w.tasks)),
+	  (select count(*) from offstage_private.worker w where offstage_private.lives(w, offstage_private.clock()) and t.id = any (w.tasks)),
 	  (select count(*) from (select from offstage_private.ticket k
 	    where k.lane_id = any (array(select t.id union all select l.id from offstage_private.lane l where l.task_id = t.id)) limit 1001) x)
 	from offstage_private.task t`
@@ -132,7 +132,7 @@ func (db *DB) TaskDetail(ctx context.Context, name, window string) (TaskDetail, 
 	})
 	batch.Queue(db.sql(`
 		select 'worker-' || w.id, w.host, w.pid, w.slots, w.unable ->> $1::text from offstage_private.worker w
-		where w.dead_at is null and w.beat_at > offstage_private.clock() - 5 * w.period
+		where offstage_private.lives(w, offstage_private.clock())
 		  and ((select t.id from offstage_private.task t where t.name = $1::text) = any (w.tasks) or w.unable ? $1::text)
 		order by w.id limit 100`), name).Query(func(rows pgx.Rows) (err error) {
 		d.On, err = pgx.CollectRows(rows, pgx.RowToStructByPos[TaskWorker])

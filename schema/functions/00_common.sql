@@ -187,3 +187,21 @@ language sql stable as $$
   from (select offstage_private.attempts_of(j)) m (attempts)
   left join offstage_private.lease_of(j) l on true
 $$;
+
+-- Whether a worker lives, as far as its beats say: as in the view workers.
+create or replace function offstage_private.lives(w offstage_private.worker, at timestamptz) returns boolean
+language sql stable as $$ select w.dead_at is null and w.beat_at >= at - 5 * w.period $$;
+
+-- The first ticket of each lane and priority, by the index: what waits longest in each. 1000 at most.
+create or replace function offstage_private.heads() returns setof offstage_private.ticket
+language sql stable as $$
+  with recursive head (ticket, n) as (
+    (select k, 1 from offstage_private.ticket k order by k.lane_id, k.priority, k.run_at, k.job_id limit 1)
+    union all
+    select f.ticket, h.n + 1 from head h cross join lateral (
+      select k as ticket from offstage_private.ticket k
+      where (k.lane_id, k.priority) > ((h.ticket).lane_id, (h.ticket).priority) order by k.lane_id, k.priority, k.run_at, k.job_id limit 1) f
+    where h.n < 1000
+  )
+  select (h.ticket).* from head h
+$$;

@@ -32,10 +32,6 @@ $$;
 create or replace function offstage_private.plural(n bigint, noun text) returns text
 language sql immutable as $$ select n || ' ' || noun || case when n = 1 then '' else 's' end $$;
 
--- Whether a worker lives, as far as its beats say: as in the view workers.
-create or replace function offstage_private.lives(w offstage_private.worker, at timestamptz) returns boolean
-language sql immutable as $$ select w.dead_at is null and w.beat_at >= at - 5 * w.period $$;
-
 -- How many slots the first hundred living workers that know a task have, and how many of them are taken.
 create or replace function offstage_private.slots_for(of_task integer, out workers integer, out slots integer, out taken integer)
 language sql stable as $$

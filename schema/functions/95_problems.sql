@@ -107,14 +107,7 @@ begin
   from offstage_private.worker w left join lateral unnest(case when w.draining then '{}' else w.tasks end) u (id) on true
   where offstage_private.lives(w, clock);
 
-  with recursive head (t) as (
-    (select p from offstage_private.ticket p order by p.lane_id, p.priority, p.run_at, p.job_id limit 1)
-    union all
-    select (select p from offstage_private.ticket p where (p.lane_id, p.priority) > ((h.t).lane_id, (h.t).priority)
-            order by p.lane_id, p.priority, p.run_at, p.job_id limit 1)
-    from head h where (h.t).job_id is not null
-  )
-  select array_agg(x.t) into heads from (select h.t from head h where (h.t).job_id is not null limit 1000) x;
+  select array_agg(h) into heads from offstage_private.heads() h;
 
   -- Who is there for what waits?
   if living = 0 then
