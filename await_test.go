@@ -312,6 +312,45 @@ func TestAwaitOutlivesClose(t *testing.T) {
 	}
 }
 
+// All clients of a pool have one connection, until the last one is closed.
+func TestAwaitThroughSeveralClients(t *testing.T) {
+	s := newStage(t)
+	h := s.hands("t")
+	second, err := offstage.New(s.pool, offstage.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer second.Close()
+	ids := []int64{s.add("t", nil), s.add("t", nil)}
+	first := await[int](s, ids[0])
+	s.awaited(ids[0])
+	other := *s
+	other.client = second
+	also := await[int](&other, ids[1])
+	s.awaited(ids[1])
+	if n := s.listening(); n != 1 {
+		t.Errorf("%d connections listen, expected one", n)
+	}
+	second.Close()
+	second.Close() // does nothing more
+	h.claim(9)
+	h.succeed(ids[0], "1")
+	h.succeed(ids[1], "2")
+	for i, a := range []answer[int]{<-first, <-also} {
+		if a.err != nil || a.result != i+1 {
+			t.Errorf("await answered %d, %v", a.result, a.err)
+		}
+	}
+	id := s.add("t", nil)
+	again := await[int](s, id)
+	s.awaited(id) // listening still
+	h.claim(9)
+	h.succeed(id, "3")
+	if a := <-again; a.err != nil || a.result != 3 {
+		t.Errorf("await answered %d, %v", a.result, a.err)
+	}
+}
+
 // Jobs end at random moments around those at which somebody begins to wait: at every one of them the end must be
 // either seen or told.
 func TestNoAwaitHangs(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"sync"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -29,7 +30,8 @@ type Client struct {
 	db      database
 	schema  string
 	trace   func(context.Context) string // nil: jobs are in no trace
-	waiters *waiters                     // shared by all copies
+	waiters *waiters                     // shared by all clients of the pool and schema
+	close   *sync.Once                   // shared by all copies
 }
 
 var validSchema = regexp.MustCompile(`^[a-z_][a-z0-9_]{0,54}$`)
@@ -42,11 +44,11 @@ func New(pool *pgxpool.Pool, cfg Config) (*Client, error) {
 	if !validSchema.MatchString(cfg.Schema) {
 		return nil, fmt.Errorf("offstage: schema name %q is not allowed: use 1 to 55 of a-z, 0-9 and _, not starting with a digit", cfg.Schema)
 	}
-	c := &Client{pool: pool, schema: cfg.Schema, trace: cfg.Traceparent}
+	c := &Client{pool: pool, schema: cfg.Schema, trace: cfg.Traceparent, close: new(sync.Once)}
 	if pool != nil {
 		c.db = pgxDB{pool}
 	}
-	c.waiters = newWaiters(pool, cfg.Schema)
+	c.waiters = waitersOf(pool, cfg.Schema)
 	return c, nil
 }
 
@@ -64,9 +66,9 @@ func (c *Client) WithSQL(tx *sql.Tx) *Client {
 	return &clone
 }
 
-// Close ends the connection on which the client awaits jobs, if it has one. Who awaits then looks through the pool, every two
-// seconds at last. The pool is the caller's.
-func (c *Client) Close() { c.waiters.close() }
+// Close ends the connection on which the client awaits jobs, if there is one and no other client of the same pool is open. Who
+// awaits then looks through the pool, every two seconds at last. The pool is the caller's.
+func (c *Client) Close() { c.close.Do(c.waiters.close) }
 
 // database is what the client needs of a pool or transaction. All arguments are text, numbers or times, so that any
 // driver passes them on.

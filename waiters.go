@@ -4,11 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
+	"weak"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -26,16 +28,28 @@ const (
 	linger       = 200 * time.Millisecond
 )
 
-// waiters are all who await jobs through one client. While there are some, a line serves them.
+// waiters are all who await jobs of one installation through one pool, by whatever client. While there are some, a line
+// serves them.
 type waiters struct {
 	pool   *pgxpool.Pool
 	schema string
 
 	mu      sync.Mutex // guards what is below
+	clients int        // that are not closed; none: no connections of our own any more
 	all     map[*waiter]bool
 	line    *line
-	closed  bool  // no connections of our own any more
 	failing error // why the database cannot be asked
+}
+
+// places has the waiters of this process, as long as somebody holds them: clients need not be closed.
+var places = struct {
+	mu  sync.Mutex
+	all map[place]weak.Pointer[waiters]
+}{all: map[place]weak.Pointer[waiters]{}}
+
+type place struct {
+	pool   weak.Pointer[pgxpool.Pool]
+	schema string
 }
 
 // waiter is one call of Await.
@@ -49,8 +63,29 @@ type waiter struct {
 	announced time.Time
 }
 
-func newWaiters(pool *pgxpool.Pool, schema string) *waiters {
-	return &waiters{pool: pool, schema: schema, all: map[*waiter]bool{}}
+// waitersOf are those of a new client.
+func waitersOf(pool *pgxpool.Pool, schema string) *waiters {
+	at := place{weak.Make(pool), schema}
+	places.mu.Lock()
+	defer places.mu.Unlock()
+	w := places.all[at].Value()
+	if w == nil {
+		w = &waiters{pool: pool, schema: schema, all: map[*waiter]bool{}}
+		places.all[at] = weak.Make(w)
+		runtime.AddCleanup(w, forget, at)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.clients++
+	return w
+}
+
+func forget(at place) {
+	places.mu.Lock()
+	defer places.mu.Unlock()
+	if places.all[at].Value() == nil { // there may be others by now
+		delete(places.all, at)
+	}
 }
 
 // join adds a waiter, who is told at most once; leave must be called.
@@ -85,11 +120,12 @@ func (w *waiters) rest() {
 	}
 }
 
-// close gives up the connection. Those who still wait, or come later, look through the pool.
+// close is for a client that is closed: with the last one the connection is given up. Those who still wait, or come later,
+// look through the pool.
 func (w *waiters) close() {
 	w.mu.Lock()
-	w.closed = true
-	if w.line != nil {
+	w.clients--
+	if w.clients == 0 && w.line != nil {
 		w.line.kick()
 	}
 	w.mu.Unlock()
@@ -111,7 +147,7 @@ func (w *waiters) tell(list []*waiter, e end) {
 func (w *waiters) isClosed() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.closed
+	return w.clients == 0
 }
 
 func (w *waiters) trouble() error {
@@ -126,8 +162,8 @@ func (w *waiters) setTrouble(err error) {
 	w.failing = err
 }
 
-// line is the goroutine that looks for all waiters of a client, and its one connection. At first that is the pool's: who
-// need not wait makes none. When somebody has to, it is taken out of the pool, and listens.
+// line is the goroutine that looks for all waiters, and its one connection. At first that is the pool's: who need not wait
+// makes none. When somebody has to, it is taken out of the pool, and listens.
 type line struct {
 	w   *waiters
 	ctx context.Context

@@ -378,8 +378,8 @@ func (s *side) cell(name, typ string, v []byte, withID bool) string {
 // moment says when a timestamp is, relative to what the script did.
 func (s *side) moment(text string) string {
 	at, ok := micros(text)
-	if !ok || at%1e6 == 0 {
-		return text // infinity, or a literal of the script
+	if !ok {
+		return text // infinity
 	}
 	if name, ok := s.stamps[at]; ok {
 		return name
@@ -388,6 +388,9 @@ func (s *side) moment(text string) string {
 		if d := at - now; d%60e6 == 0 {
 			return name + " + " + (time.Duration(d) * time.Microsecond).String()
 		}
+	}
+	if at%1e6 == 0 {
+		return text // a literal of the script; now() may be at a whole second as well
 	}
 	for i := len(s.spans) - 1; i >= 0; i-- {
 		sp := s.spans[i]
