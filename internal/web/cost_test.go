@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/offstage-dev/offstage/internal/pgtest"
@@ -127,6 +128,22 @@ func spend(t *testing.T, db *pgtest.DB, super *pgxpool.Pool, web *httptest.Serve
 		where s.query !~ 'pg_stat_statements' and (r.rolname = 'owner') = $1`
 	c.worker = pgtest.One[float64](t, super, `with pg_stat_statements as (select * from public.pg_stat_statements) `+sum, false)
 	c.web = pgtest.One[float64](t, super, `with pg_stat_statements as (select * from public.pg_stat_statements) `+sum, true)
+	if look {
+		rows, err := super.Query(t.Context(), `select s.calls, s.total_exec_time + s.total_plan_time, left(regexp_replace(s.query, '\s+', ' ', 'g'), 110)
+			from public.pg_stat_statements s join pg_roles r on r.oid = s.userid where r.rolname = 'owner' order by 2 desc limit 12`)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var calls int64
+		var ms float64
+		var query string
+		if _, err := pgx.ForEachRow(rows, []any{&calls, &ms, &query}, func() error {
+			t.Logf("    %6.1f ms a second, %5.2f ms a call: %s", ms/c.took.Seconds(), ms/float64(calls), query)
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
 	return c
 }
 
@@ -154,7 +171,7 @@ func watch(ctx context.Context, t *testing.T, all *sync.WaitGroup, web *httptest
 			}
 			return
 		}
-		page := map[string]string{"/live/overview": "/", "/live/jobs": "/jobs", "/live/tasks": "/tasks", "/live/workers": "/workers"}[path]
+		page := map[string]string{"/live/overview?window=1h": "/?window=1h", "/live/jobs": "/jobs", "/live/tasks": "/tasks", "/live/workers": "/workers"}[path]
 		buf := make([]byte, 4096)
 		for {
 			n, err := a.Body.Read(buf)
@@ -173,7 +190,7 @@ func watch(ctx context.Context, t *testing.T, all *sync.WaitGroup, web *httptest
 			}
 		}
 	}
-	for _, topic := range []string{"overview", "jobs", "tasks", "workers"} {
+	for _, topic := range []string{"overview?window=1h", "jobs", "tasks", "workers"} {
 		all.Go(func() { get("/live/"+topic, "text/event-stream") })
 	}
 	all.Go(func() {

@@ -19,7 +19,8 @@ import (
 
 // live shares what pages read. A topic is a kind of page with its parameters (jobs?state=failed); whoever wants to see it gets
 // what was read within the last period, and who comes first after that reads anew, for all. So fifty tabs cost the database
-// what one does, and without tabs nothing is read: there is no sampler that could be forgotten.
+// what one does, and without tabs nothing is read: there is no sampler that could be forgotten. What takes long to read is read
+// more rarely, see rest.
 type live struct {
 	period time.Duration
 	now    func() time.Time
@@ -45,9 +46,22 @@ type topic struct {
 // sample is what was read, at some time.
 type sample struct {
 	at      time.Time
+	took    time.Duration
 	value   any
 	err     error
 	version string
+}
+
+// share and slowest are how rarely a topic is read: it keeps a connection busy for a hundredth of the time, unless its reading takes
+// more than a hundredth of five periods.
+const (
+	share   = 100
+	slowest = 5
+)
+
+// rest is for how long what was read at a time stays good enough for all.
+func (l *live) rest(s sample) time.Duration {
+	return min(max(l.period, share*s.took), slowest*l.period)
 }
 
 // recheck is how often streams look whether who follows them still may.
@@ -65,7 +79,7 @@ func newLive(period time.Duration) *live {
 // register is called while the routes are made.
 func (l *live) register(name string, read reader) { l.reads[name] = read }
 
-// get answers what a topic is now, or was within the period.
+// get answers what a topic is now, or was when it was last read: see rest.
 func (l *live) get(ctx context.Context, name string, args url.Values) (sample, error) {
 	read := l.reads[name]
 	if read == nil {
@@ -78,12 +92,12 @@ func (l *live) get(ctx context.Context, name string, args url.Values) (sample, e
 		return sample{}, ctx.Err()
 	}
 	defer func() { <-t.turn }()
-	if now := l.now(); t.at.IsZero() || now.Sub(t.at) >= l.period {
+	if now := l.now(); t.at.IsZero() || now.Sub(t.at) >= l.rest(t.sample) {
 		// The others must get it, too, when the one who reads has gone.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 		defer cancel()
 		value, err := read(ctx, args)
-		t.sample = sample{at: now, value: value, err: err, version: l.version(value, err)}
+		t.sample = sample{at: now, took: l.now().Sub(now), value: value, err: err, version: l.version(value, err)}
 	}
 	return t.sample, t.err
 }
@@ -193,7 +207,7 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request) {
 		}
 		wait := s.live.period
 		if !got.at.IsZero() {
-			wait = max(s.live.period/100, s.live.period-s.live.now().Sub(got.at))
+			wait = max(s.live.period/100, s.live.rest(got)-s.live.now().Sub(got.at))
 		}
 		select {
 		case <-time.After(wait):
