@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -75,7 +76,11 @@ func runChild(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			c.say(event{Event: "stopped", N: n, CPU: cpuUsed()})
+			e := event{Event: "stopped", N: n, CPU: cpuUsed()}
+			if w, ok := r.(*working); ok {
+				e.Waits = w.waited()
+			}
+			c.say(e)
 			return nil
 		}
 	}
@@ -126,6 +131,10 @@ func (c *child) role() (role, error) {
 	switch c.config.Role {
 	case "worker":
 		return newWorking(c)
+	case "ugly":
+		return newUgly(c)
+	case "beside", "holder":
+		return newBeside(c)
 	case "single":
 		add, err := ourSingle(c)
 		return &adding{child: c, add: add}, err
@@ -146,6 +155,9 @@ type adding struct {
 func (a *adding) start(ctx context.Context) {
 	go func() {
 		n, err := a.add(ctx, a.child)
+		if ctx.Err() != nil {
+			return // told to stop before the end
+		}
 		if err != nil {
 			fatal(err)
 		}
@@ -182,9 +194,14 @@ func inParallel(ctx context.Context, c *child, add func(ctx context.Context, id 
 	}
 }
 
-// inChunks calls add for the ids 1 to c.config.Total, c.config.Chunk a call, one call after another.
+// inChunks calls add for the ids 1 to c.config.Total, c.config.Chunk a call, one call after another, and not before
+// c.config.Rate says so.
 func inChunks(ctx context.Context, c *child, add func(ctx context.Context, from, to int) error) (int, error) {
+	begun := time.Now()
 	for n := 0; n < c.config.Total; {
+		if c.config.Rate > 0 {
+			time.Sleep(time.Until(begun.Add(time.Duration(float64(n) / float64(c.config.Rate) * float64(time.Second)))))
+		}
 		to := min(n+c.config.Chunk, c.config.Total)
 		if err := add(ctx, n+1, to); err != nil {
 			return n, err
@@ -198,15 +215,15 @@ func inChunks(ctx context.Context, c *child, add func(ctx context.Context, from,
 // and driver, and reads back the ids.
 func sqlBulk(ctx context.Context, c *child) (int, error) {
 	type spec struct {
-		Identifier string  `json:"identifier"`
-		Payload    payload `json:"payload"`
+		Identifier string `json:"identifier"`
+		Payload    any    `json:"payload"`
 	}
 	statement := fmt.Sprintf(
 		`select id from %[1]s.add_jobs(array(select json_populate_recordset(null::%[1]s.job_spec, $1::json)))`, c.config.Schema)
 	return inChunks(ctx, c, func(ctx context.Context, from, to int) error {
 		specs := make([]spec, 0, to-from+1)
 		for id := from; id <= to; id++ {
-			specs = append(specs, spec{c.config.Task, payload{id}})
+			specs = append(specs, spec{c.config.Task, c.payload(id)})
 		}
 		text, err := json.Marshal(specs)
 		if err != nil {
@@ -242,6 +259,7 @@ type working struct {
 	n     int
 	first int64
 	ids   [keptIDs]int64
+	waits []int64 // of jobs that say when they were added
 }
 
 func (w *working) start(ctx context.Context) {
@@ -276,6 +294,28 @@ func (w *working) handled(id int64) {
 	} else if whole {
 		w.child.say(e)
 	}
+}
+
+// handledStamped is handled, for a job that was added then (0: nobody knows).
+func (w *working) handledStamped(id, added int64) {
+	if added > 0 {
+		wait := wall() - added
+		w.mu.Lock()
+		w.waits = append(w.waits, wait)
+		w.mu.Unlock()
+	}
+	w.handled(id)
+}
+
+// waited is how long jobs waited, p50 and p99; nil: none said when it was added.
+func (w *working) waited() []int64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.waits) == 0 {
+		return nil
+	}
+	slices.Sort(w.waits)
+	return []int64{percentile(w.waits, 50), percentile(w.waits, 99)}
 }
 
 func (w *working) tick(ctx context.Context) {
@@ -320,6 +360,20 @@ func (w *working) stop() (int, error) {
 
 type payload struct {
 	ID int `json:"id"`
+}
+
+// stamped says when the job was added, too.
+type stamped struct {
+	payload
+	At int64 `json:"at,omitempty"`
+}
+
+// payload of a job that is added in bulk.
+func (c *child) payload(id int) any {
+	if c.config.Rate > 0 {
+		return stamped{payload{id}, wall()}
+	}
+	return payload{id}
 }
 
 func cpuUsed() int64 {

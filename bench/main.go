@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -22,7 +23,6 @@ type options struct {
 	peerVersion   string
 	peerProcesses []int
 	rounds        int
-	only          []string
 	jobs          int
 	samples       int
 	history       int
@@ -34,13 +34,25 @@ type options struct {
 	json          bool
 	javascript    bool
 	slots         int
+	run           []named // the scenarios to run
+
+	// of backlogs
+	backlog int
+	peers   bool
+	longest time.Duration
+	keep    string
+	minutes float64
+	plot    string
+}
+
+// named makes a scenario.
+type named struct {
+	name string
+	make func(o options, ours, peer system) scenario
 }
 
 // scenarios in the order they run.
-var scenarios = []struct {
-	name string
-	make func(o options, ours, peer system) scenario
-}{
+var scenarios = []named{
 	{"work", work}, {"add-single", addSingle}, {"add-bulk", addBulk}, {"latency", latency}, {"history", history},
 }
 
@@ -56,7 +68,11 @@ func main() {
 		}
 		return
 	}
-	o, err := parseOptions(os.Args[1:])
+	parse, args := parseOptions, os.Args[1:]
+	if len(args) > 0 && args[0] == "backlogs" {
+		parse, args = parseBacklogs, args[1:]
+	}
+	o, err := parse(args)
 	if errors.Is(err, flag.ErrHelp) {
 		return
 	}
@@ -100,31 +116,42 @@ func parseOptions(args []string) (o options, err error) {
 	if f.NArg() > 0 {
 		return o, fmt.Errorf("unexpected argument %q", f.Arg(0))
 	}
-	for _, text := range strings.Split(*processes, ",") {
-		n, err := strconv.Atoi(strings.TrimSpace(text))
-		if err != nil || n < 1 || n > 8 {
-			return o, fmt.Errorf("--peer-processes: %q is not a number from 1 to 8", text)
-		}
-		o.peerProcesses = append(o.peerProcesses, n)
+	if o.peerProcesses, err = parseProcesses(*processes); err != nil {
+		return o, err
 	}
-	if *only != "" {
-		for _, name := range strings.Split(*only, ",") {
-			name = strings.TrimSpace(name)
-			if !slices.ContainsFunc(scenarios, func(s struct {
-				name string
-				make func(o options, ours, peer system) scenario
-			}) bool {
-				return s.name == name
-			}) {
-				return o, fmt.Errorf("--only: no scenario %q", name)
-			}
-			o.only = append(o.only, name)
-		}
+	if o.run, err = choose(scenarios, *only, onRequest); err != nil {
+		return o, err
 	}
 	if o.slots < 0 || o.rounds < 1 || o.jobs < 1 || o.samples < 1 || o.history < 1 || o.writers < 1 || o.writers > 90 || o.gap < time.Millisecond || o.seconds < time.Millisecond {
 		return o, errors.New("numbers must be positive, --writers at most 90, durations at least 1ms")
 	}
 	return o, nil
+}
+
+// choose returns the scenarios that only names, separated by commas, or all but those that must be asked for.
+func choose(from []named, only string, onRequest []string) (chosen []named, err error) {
+	if only == "" {
+		return slices.DeleteFunc(slices.Clone(from), func(s named) bool { return slices.Contains(onRequest, s.name) }), nil
+	}
+	names := strings.Split(only, ",")
+	for i, name := range names {
+		names[i] = strings.TrimSpace(name)
+		if !slices.ContainsFunc(from, func(s named) bool { return s.name == names[i] }) {
+			return nil, fmt.Errorf("--only: no scenario %q", names[i])
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(from), func(s named) bool { return !slices.Contains(names, s.name) }), nil
+}
+
+func parseProcesses(list string) (all []int, err error) {
+	for _, text := range strings.Split(list, ",") {
+		n, err := strconv.Atoi(strings.TrimSpace(text))
+		if err != nil || n < 1 || n > 8 {
+			return nil, fmt.Errorf("--peer-processes: %q is not a number from 1 to 8", text)
+		}
+		all = append(all, n)
+	}
+	return all, nil
 }
 
 func run(ctx context.Context, o options) error {
@@ -155,10 +182,7 @@ func run(ctx context.Context, o options) error {
 			return err
 		}
 	}
-	for _, sc := range scenarios {
-		if len(o.only) > 0 && !slices.Contains(o.only, sc.name) || len(o.only) == 0 && slices.Contains(onRequest, sc.name) {
-			continue
-		}
+	for _, sc := range o.run {
 		made := sc.make(o, own, other)
 		if o.self {
 			made.forgetGoals()
@@ -183,6 +207,7 @@ func run(ctx context.Context, o options) error {
 // measure runs every variant once a round.
 func measure(ctx context.Context, s *server, o options, sc scenario, templates map[system]string) (result, error) {
 	o.timeout = max(o.timeout, sc.timeout)
+	o.rounds = cmp.Or(sc.rounds, o.rounds)
 	rounds := make([][]sample, o.rounds)
 	for round := range rounds {
 		for _, v := range sc.variants {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -68,19 +69,69 @@ func keepNothing(ctx context.Context, b *block) error {
 	return err
 }
 
+// newPlain is a worker that knows no task yet.
+func newPlain(c *child) (*working, *worker.Worker, error) {
+	w, err := worker.New(c.pool, worker.Config{Jobs: c.config.Slots})
+	if err != nil {
+		return nil, nil, err
+	}
+	return &working{child: c, run: w.Run}, w, nil
+}
+
 // newWorking is a worker with nothing tuned, unless --slots was given.
 func newWorking(c *child) (role, error) {
 	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})))
 	if c.config.JavaScript {
 		return newScripted(c)
 	}
-	w, err := worker.New(c.pool, worker.Config{Jobs: c.config.Slots})
+	counting, w, err := newPlain(c)
 	if err != nil {
 		return nil, err
 	}
-	counting := &working{child: c, run: w.Run}
 	worker.Handle(w, c.config.Task, func(_ context.Context, job *worker.Job[payload]) (struct{}, error) {
 		counting.handled(job.ID)
+		return struct{}{}, nil
+	})
+	return counting, nil
+}
+
+var errUgly = errors.New("this one fails")
+
+// newUgly is such a worker, of whose jobs some fail at first, and which says how long they waited. Another task of it does nothing.
+func newUgly(c *child) (role, error) {
+	counting, w, err := newPlain(c)
+	if err != nil {
+		return nil, err
+	}
+	worker.Handle(w, c.config.Task, func(_ context.Context, job *worker.Job[stamped]) (struct{}, error) {
+		if c.config.Fail > 0 && job.Attempt == 1 && job.Payload.ID%c.config.Fail == 0 {
+			return struct{}{}, errUgly
+		}
+		counting.handledStamped(job.ID, job.Payload.At)
+		return struct{}{}, nil
+	})
+	if c.config.Also != "" {
+		worker.Handle(w, c.config.Also, func(context.Context, *worker.Job[payload]) (struct{}, error) { return struct{}{}, nil })
+	}
+	return counting, nil
+}
+
+// newBeside is a worker of another task. A holder keeps each of its jobs until it is told to stop.
+func newBeside(c *child) (role, error) {
+	counting, w, err := newPlain(c)
+	if err != nil {
+		return nil, err
+	}
+	stopped := make(chan struct{})
+	counting.run = func(ctx context.Context) error {
+		defer context.AfterFunc(ctx, func() { close(stopped) })()
+		return w.Run(ctx)
+	}
+	worker.Handle(w, c.config.Also, func(_ context.Context, job *worker.Job[payload]) (struct{}, error) {
+		counting.handled(job.ID)
+		if c.config.Role == "holder" {
+			<-stopped
+		}
 		return struct{}{}, nil
 	})
 	return counting, nil
@@ -147,7 +198,7 @@ func ourBulk(c *child) (func(context.Context, *child) (int, error), error) {
 		return inChunks(ctx, c, func(ctx context.Context, from, to int) error {
 			specs := make([]offstage.Spec, 0, to-from+1)
 			for id := from; id <= to; id++ {
-				specs = append(specs, offstage.Spec{Task: c.config.Task, Payload: payload{id}})
+				specs = append(specs, offstage.Spec{Task: c.config.Task, Payload: c.payload(id)})
 			}
 			_, err := client.AddMany(ctx, specs)
 			return err

@@ -13,7 +13,7 @@ import "time"
 // An agent whose standard input ends exits.
 type agentConfig struct {
 	System string `json:"system"` // "offstage" or "peer"
-	Role   string `json:"role"`   // "worker", "single", "bulk" or "sqlbulk"
+	Role   string `json:"role"`   // "worker", "single", "bulk" or "sqlbulk"; ours: "ugly", "beside" or "holder", too
 	URL    string `json:"url"`
 	Schema string `json:"schema"`
 	Task   string `json:"task"`
@@ -21,9 +21,13 @@ type agentConfig struct {
 	Each   bool   `json:"each"`  // worker: tell of every job when it starts
 	Total  int    `json:"total"` // worker: tell at once when so many jobs have run; bulk: jobs to add
 
-	Writers int `json:"writers"` // single: calls in flight
-	Millis  int `json:"millis"`  // single: how long to add
-	Chunk   int `json:"chunk"`   // bulk: jobs a call
+	Writers int `json:"writers"`        // single: calls in flight
+	Millis  int `json:"millis"`         // single: how long to add
+	Chunk   int `json:"chunk"`          // bulk: jobs a call
+	Rate    int `json:"rate,omitempty"` // bulk: jobs a second at most; 0: no limit
+
+	Fail int    `json:"fail,omitempty"` // ugly: every so manieth job fails at its first attempt
+	Also string `json:"also,omitempty"` // ugly: another task; beside, holder: the only one
 
 	JavaScript bool `json:"javascript,omitempty"` // worker, ours: the task is one in JavaScript
 	Slots      int  `json:"slots,omitempty"`      // worker, ours: jobs at a time; 0: the default
@@ -45,6 +49,7 @@ type event struct {
 	ID    string   `json:"id,omitempty"`    // ran
 	IDs   []string `json:"ids,omitempty"`   // last: the jobs that were run last
 	CPU   int64    `json:"cpu,omitempty"`   // started, added, stopped: microseconds this process has used
+	Waits []int64  `json:"waits,omitempty"` // stopped, ugly: microseconds from adding to starting, p50 and p99
 }
 
 // keptIDs is how many of the jobs it ran last an agent remembers: more than can be executed and not yet settled.

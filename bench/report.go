@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -38,22 +39,27 @@ type row struct {
 	Medians map[string]float64   `json:"medians"`
 }
 
-// comparison holds, round by round, a variant's value divided by that of the best peer of the same round.
+// comparison holds, round by round, a variant's value divided by that of the best peer of the same round; without peers, the value.
 type comparison struct {
 	Metric string    `json:"metric"`
 	Ours   string    `json:"ours"`
-	Peers  []string  `json:"peers"`
+	Peers  []string  `json:"peers"` // none: Ratios are the values
 	Ratios []float64 `json:"ratios"`
 	Median float64   `json:"median"`
 	Goal   float64   `json:"goal,omitempty"` // 0: none set
 	Lower  bool      `json:"lower_is_better"`
 	Holds  *bool     `json:"holds,omitempty"`
+	digits int       // of values
 }
 
 // summarize turns the samples of a scenario, by round and variant, into medians and ratios.
 func summarize(s scenario, rounds [][]sample) result {
 	r := result{Name: s.name, About: s.about, metrics: s.metrics}
-	values := map[string]row{}
+	value := func(title, metric string, round int) (float64, bool) { // not everything is measured in every round
+		i := slices.IndexFunc(s.variants, func(v variant) bool { return v.title == title })
+		x, ok := rounds[round][i][metric]
+		return x, ok
+	}
 	for i, v := range s.variants {
 		one := row{Title: v.title, Rounds: map[string][]float64{}, Medians: map[string]float64{}}
 		for _, m := range s.metrics {
@@ -67,23 +73,32 @@ func summarize(s scenario, rounds [][]sample) result {
 			}
 		}
 		r.Rows = append(r.Rows, one)
-		values[v.title] = one
 	}
 	for _, g := range s.goals {
 		m := s.metrics[slices.IndexFunc(s.metrics, func(m metric) bool { return m.name == g.metric })]
-		c := comparison{Metric: g.metric, Ours: g.ours, Peers: g.peers, Goal: g.atBest, Lower: m.lower}
+		c := comparison{Metric: g.metric, Ours: g.ours, Peers: g.peers, Goal: g.atBest, Lower: m.lower, digits: m.digits}
 		for round := range rounds {
 			best := math.NaN()
+			if len(g.peers) == 0 {
+				best = 1
+			}
 			for _, p := range g.peers {
-				x := values[p].Rounds[g.metric][round]
+				x, ok := value(p, g.metric, round)
+				if !ok {
+					continue
+				}
 				if math.IsNaN(best) || m.lower && x < best || !m.lower && x > best {
 					best = x
 				}
 			}
-			c.Ratios = append(c.Ratios, values[g.ours].Rounds[g.metric][round]/best)
+			if x, ok := value(g.ours, g.metric, round); ok && !math.IsNaN(best) {
+				c.Ratios = append(c.Ratios, x/best)
+			}
 		}
-		c.Median = median(c.Ratios)
-		if g.atBest != 0 {
+		if len(c.Ratios) > 0 {
+			c.Median = median(c.Ratios)
+		}
+		if g.atBest != 0 && len(c.Ratios) > 0 {
 			holds := c.Median >= g.atBest
 			if m.lower {
 				holds = c.Median <= g.atBest
@@ -131,6 +146,10 @@ func (s result) writeText(w io.Writer) {
 	writeTable(w, table)
 	fmt.Fprintln(w)
 	for _, c := range s.Comparisons {
+		if len(c.Peers) == 0 {
+			fmt.Fprintf(w, "  %s %s: %s%s\n", spread(c.Ratios, c.digits), c.Metric, c.Ours, c.verdict())
+			continue
+		}
 		than := c.Peers[0]
 		if len(c.Peers) > 1 {
 			than = "the better of " + strings.Join(c.Peers, " / ")
@@ -150,6 +169,9 @@ func (c comparison) verdict() string {
 	}
 	if !*c.Holds {
 		answer = "MISSED"
+	}
+	if len(c.Peers) == 0 {
+		return fmt.Sprintf("; goal %s %s: %s", sign, number(c.Goal, c.digits), answer)
 	}
 	return fmt.Sprintf("; goal %s %g ×: %s", sign, c.Goal, answer)
 }
@@ -210,6 +232,6 @@ func median(values []float64) float64 {
 }
 
 // percentile is the smallest of the sorted values that p percent of them do not exceed.
-func percentile(sorted []float64, p int) float64 {
+func percentile[T cmp.Ordered](sorted []T, p int) T {
 	return sorted[max(0, (len(sorted)*p+99)/100-1)]
 }

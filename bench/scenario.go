@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -16,6 +17,7 @@ type scenario struct {
 	variants []variant
 	goals    []goal
 	timeout  time.Duration // of one block, if it needs more than --timeout
+	rounds   int           // 0: --rounds
 }
 
 // metric is one number of a sample.
@@ -35,11 +37,11 @@ type variant struct {
 	run    func(ctx context.Context, b *block) (sample, error)
 }
 
-// goal compares a variant with the best of others, round by round.
+// goal compares a variant with the best of others, round by round, or, without others, its own figure.
 type goal struct {
 	metric string
 	ours   string   // title of a variant
-	peers  []string // titles of variants
+	peers  []string // titles of variants; none: atBest is no ratio but a figure
 	atBest float64  // a ratio; for a metric where lower is better, at most; otherwise at least. 0: no goal
 }
 
@@ -60,6 +62,8 @@ type block struct {
 	url     string
 	conn    *pgx.Conn
 	agents  []*agent
+
+	standing int // jobs that are there and cannot run, so that they are left at the end
 }
 
 // runBlock runs v in a fresh database and ends everything that v has started.
@@ -108,14 +112,29 @@ func (b *block) settle(ctx context.Context) error {
 	return nil
 }
 
+// like is what jobs look like, in SQL; id counts from 1.
+type like struct {
+	task     string // default: the one task
+	payload  string // default: {"id": …}
+	queue    string // this and what follows: default null
+	runAt    string
+	attempts string
+	priority string
+	chunk    int // how many are added by a call; default: 10,000
+}
+
 // fill adds n jobs with the payloads {"id": 1} to {"id": n}, in the same way in both systems.
-func (b *block) fill(ctx context.Context, n int) error {
+func (b *block) fill(ctx context.Context, n int) error { return b.fillLike(ctx, n, like{}) }
+
+// fillLike adds n jobs that look like that.
+func (b *block) fillLike(ctx context.Context, n int, l like) error {
 	sql := fmt.Sprintf(`select count(*) from %[1]s.add_jobs(array(
-		select row($1, json_build_object('id', id), null, null, null, null, null, null)::%[1]s.job_spec
-		from generate_series($2::int, $3::int) as id))`, b.system.schema())
-	const chunk = 10_000
+		select row($1, %s, %s, %s, %s, null, %s, null)::%[1]s.job_spec
+		from generate_series($2::int, $3::int) as id))`, b.system.schema(), cmp.Or(l.payload, "json_build_object('id', id)"),
+		cmp.Or(l.queue, "null"), cmp.Or(l.runAt, "null"), cmp.Or(l.attempts, "null"), cmp.Or(l.priority, "null"))
+	chunk := cmp.Or(l.chunk, 10_000)
 	for from := 1; from <= n; from += chunk {
-		if _, err := b.conn.Exec(ctx, sql, task, from, min(from+chunk-1, n)); err != nil {
+		if _, err := b.conn.Exec(ctx, sql, cmp.Or(l.task, task), from, min(from+chunk-1, n)); err != nil {
 			return fmt.Errorf("fill: %w", err)
 		}
 	}

@@ -12,6 +12,7 @@ const (
 	workMiddle = "jobs/s, first to last start"
 	workClient = "client CPU µs/job"
 	workWAL    = "WAL B/job"
+	workMemory = "worker MB" // at most
 )
 
 // work measures how fast jobs that are already there are worked off.
@@ -63,11 +64,24 @@ func fillAndWork(ctx context.Context, b *block, n int, settings map[string]any) 
 
 // workOff starts n worker processes and measures until the last job's end is on disk.
 func workOff(ctx context.Context, b *block, n int, settings map[string]any) (sample, error) {
-	jobs := b.options.jobs
-	workers := make([]*agent, n)
+	return b.work(ctx, b.options.jobs, workload{workers: n, config: agentConfig{Role: "worker", Settings: settings}})
+}
+
+// workload is how jobs are worked off.
+type workload struct {
+	workers int
+	config  agentConfig                            // of each; Total is filled in
+	adder   *agent                                 // is told to go first; nil: the jobs are there
+	seen    func(jobs int, at int64) (enough bool) // is told how many have run; when enough, it ends there. May be nil
+}
+
+// work lets so many jobs be worked off and measures until the last one's end is on disk, or until enough were seen.
+func (b *block) work(ctx context.Context, jobs int, l workload) (sample, error) {
+	workers := make([]*agent, l.workers)
+	l.config.Total = jobs
 	for i := range workers {
 		var err error
-		if workers[i], err = b.start(ctx, agentConfig{Role: "worker", Total: jobs, Settings: settings}); err != nil {
+		if workers[i], err = b.start(ctx, l.config); err != nil {
 			return nil, err
 		}
 	}
@@ -78,25 +92,40 @@ func workOff(ctx context.Context, b *block, n int, settings map[string]any) (sam
 	if err != nil {
 		return nil, err
 	}
+	if l.adder != nil {
+		if err := l.adder.tell("go"); err != nil {
+			return nil, err
+		}
+	}
 	for _, a := range workers {
 		if err := a.tell("go"); err != nil {
 			return nil, err
 		}
 	}
-	begun, first, last, err := executed(ctx, workers, jobs)
+	cut := false
+	begun, first, last, err := executed(ctx, workers, func(n int, at int64) bool {
+		cut = l.seen != nil && l.seen(n, at) && n < jobs
+		if cut {
+			jobs = n
+		}
+		return n >= jobs
+	})
 	if err != nil {
 		return nil, err
 	}
-	empty, err := emptied(ctx, b, workers)
-	if err != nil {
-		return nil, err
+	empty := last
+	if !cut {
+		if empty, err = emptied(ctx, b, workers); err != nil {
+			return nil, err
+		}
 	}
 	walAfter, err := b.wal(ctx)
 	if err != nil {
 		return nil, err
 	}
-	ran, cpu := 0, int64(0)
+	ran, cpu, memory := 0, int64(0), 0.0
 	for _, a := range workers {
+		memory += a.memory()
 		e, err := a.stop(ctx)
 		if err != nil {
 			return nil, err
@@ -104,20 +133,24 @@ func workOff(ctx context.Context, b *block, n int, settings map[string]any) (sam
 		ran += e.N
 		cpu += e.CPU - a.cpuAtStart
 	}
-	if ran != jobs {
+	if ran != jobs && !cut {
 		progress("%s: %d executions of %d jobs", b.system.title(), ran, jobs)
 	}
-	return sample{
+	s := sample{
 		workEmpty:  float64(jobs) / micros(empty-begun).Seconds(),
 		workMiddle: float64(jobs) / micros(last-first).Seconds(),
 		workClient: float64(cpu) / float64(jobs),
 		workWAL:    (walAfter - walBefore) / float64(jobs),
-	}, nil
+	}
+	if memory > 0 {
+		s[workMemory] = memory
+	}
+	return s, nil
 }
 
-// executed follows the workers until together they have run so many jobs. It returns when the first was told to
+// executed follows the workers until enough says that together they have run so many jobs. It returns when the first was told to
 // start, when the first job started and when the last one did (known to 5 ms where there are several workers).
-func executed(ctx context.Context, workers []*agent, jobs int) (begun, first, last int64, err error) {
+func executed(ctx context.Context, workers []*agent, enough func(jobs int, at int64) bool) (begun, first, last int64, err error) {
 	type of struct {
 		worker int
 		event  event
@@ -170,7 +203,7 @@ func executed(ctx context.Context, workers []*agent, jobs int) (begun, first, la
 		for _, n := range counts {
 			sum += n
 		}
-		if sum >= jobs {
+		if enough(sum, e.event.T) {
 			return begun, first, last, nil
 		}
 	}
@@ -203,7 +236,7 @@ func emptied(ctx context.Context, b *block, workers []*agent) (int64, error) {
 		if err != nil {
 			return 0, err
 		}
-		if n == 0 {
+		if n == b.standing {
 			return at, nil
 		}
 		time.Sleep(time.Millisecond)
