@@ -65,8 +65,10 @@ func conditions(ctx context.Context, s *server, o options, p *peer) ([]condition
 	add("offstage", fmt.Sprintf("%s, %s, pgx %s; worker: one process, all settings at their defaults", revision(ctx), runtime.Version(), moduleVersion("github.com/jackc/pgx/v5")))
 	add("graphile-worker", fmt.Sprintf("%s, Node.js %s; NO_LOG_SUCCESS=1", p.version, p.nodeVer))
 	add("… in work and as live worker", "concurrentJobs 24, localQueue.size 500, completeJobBatchDelay 0, failJobBatchDelay 0, maxPoolSize 26")
-	add("… in latency", "defaults (concurrentJobs 1); and with localQueue.size 10")
-	add("… adding", fmt.Sprintf("makeWorkerUtils with a pool of %d (single) and %d (bulk)", o.writers, peerPool))
+	if o.writers > 0 {
+		add("… in latency", "defaults (concurrentJobs 1); and with localQueue.size 10")
+		add("… adding", fmt.Sprintf("makeWorkerUtils with a pool of %d (single) and %d (bulk)", o.writers, peerPool))
+	}
 	add("every block", "a database of its own copied from a template, VACUUM ANALYZE and CHECKPOINT before; processes started and connected before the clock")
 	add("figures", fmt.Sprintf("medians of %d interleaved rounds (lowest–highest); ratios taken within each round", o.rounds))
 	return all, nil

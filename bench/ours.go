@@ -69,8 +69,14 @@ func keepNothing(ctx context.Context, b *block) error {
 	return err
 }
 
+// quiet lets a worker say only what went wrong.
+func quiet() {
+	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})))
+}
+
 // newPlain is a worker that knows no task yet.
 func newPlain(c *child) (*working, *worker.Worker, error) {
+	quiet()
 	w, err := worker.New(c.pool, worker.Config{Jobs: c.config.Slots})
 	if err != nil {
 		return nil, nil, err
@@ -80,8 +86,8 @@ func newPlain(c *child) (*working, *worker.Worker, error) {
 
 // newWorking is a worker with nothing tuned, unless --slots was given.
 func newWorking(c *child) (role, error) {
-	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})))
 	if c.config.JavaScript {
+		quiet()
 		return newScripted(c)
 	}
 	counting, w, err := newPlain(c)

@@ -104,8 +104,9 @@ func payload100K(o options, ours, peer system) scenario {
 
 func retries(o options, ours, peer system) scenario {
 	const delay = 100 * time.Millisecond
+	n := o.backlog // so many that the delay of the last ones does not count
 	// Not the peer: its first retry comes after e seconds and cannot be set.
-	return against(o, ours, peer, "retries", fmt.Sprintf("%d jobs, every twentieth of which fails and is tried again after %s", o.jobs, delay), o.jobs,
+	return against(o, ours, peer, "retries", fmt.Sprintf("%d jobs, every twentieth of which fails and is tried again after %s", n, delay), n,
 		shape{title: "5 % failing", goal: unharmed, oursOnly: true, config: agentConfig{Role: "ugly", Fail: 20},
 			before: func(ctx context.Context, b *block) (func(), error) {
 				_, err := b.conn.Exec(ctx, `select offstage.configure_task($1, json_build_object('retry', json_build_object('policy', 'fixed', 'delay', $2::text)))`,

@@ -189,7 +189,7 @@ func (l *timeline) watch(ctx context.Context, schema string, conn *pgx.Conn, beg
 		p := point{at: micros(wall() - since).Seconds(), jobs: int(ran.Load())}
 		err := conn.QueryRow(ctx, `select sum(pg_table_size(c.oid)) / 1e6, sum(pg_indexes_size(c.oid)) / 1e6
 			from pg_class c join pg_namespace n on n.oid = c.relnamespace
-			where n.nspname in ($1, $1 || '_private') and c.relkind = 'r'`, schema).Scan(&p.tables, &p.indexes)
+			where n.nspname in ($1::text, $1::text || '_private') and c.relkind = 'r'`, schema).Scan(&p.tables, &p.indexes)
 		switch {
 		case ctx.Err() != nil:
 			return nil
