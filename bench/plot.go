@@ -13,7 +13,7 @@ type panel struct {
 	curves []curve
 }
 
-// curve is a line through points; a thin one has the colour of the one before it.
+// curve is a line through points; a thin one has the colour of the one before it and no name.
 type curve struct {
 	name   string
 	thin   bool
@@ -89,6 +89,9 @@ func (p panel) draw(w *strings.Builder, top, furthest float64, across string, la
 			fmt.Fprintf(&d, "%c%.1f %.1f", "ML"[min(j, 1)], x(xy[0]), y(xy[1]))
 		}
 		fmt.Fprintf(w, `<path d="%s" fill="none" stroke="%s"%s/>`+"\n", d.String(), stroke, dash)
+		if c.thin {
+			continue
+		}
 		legend -= float64(7*len(c.name) + 36)
 		fmt.Fprintf(w, `<path d="M%.0f %.0fh20" stroke="%s"%s/><text x="%.0f" y="%.0f">%s</text>`+"\n",
 			legend, top-4, stroke, dash, legend+26, top, html.EscapeString(c.name))

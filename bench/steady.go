@@ -230,10 +230,10 @@ func (l *timeline) sample() sample {
 // draw is a picture of these.
 func draw(lines []*timeline) string {
 	rates := panel{title: "jobs run per second"}
-	sizes := panel{title: "tables and indexes, MB"}
+	sizes := panel{title: "tables and indexes (dashed: indexes alone), MB"}
 	var names []string
 	for _, l := range lines {
-		rate, all, indexes := curve{name: l.name}, curve{name: l.name}, curve{name: l.name + ", indexes", thin: true}
+		rate, all, indexes := curve{name: l.name}, curve{name: l.name}, curve{thin: true}
 		for i, p := range l.points {
 			if i > 0 {
 				before := l.points[i-1]
