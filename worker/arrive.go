@@ -55,6 +55,11 @@ func (t *turns) arrived(p *plan, look *store.Look) {
 	if p.arrival == nil {
 		return
 	}
+	bytes := 0
+	for _, c := range look.Jobs {
+		bytes += len(c.Payload)
+	}
+	t.weight = max(bytes/len(look.Jobs), t.weight*7/8) // it rises at once, and falls slowly
 	t.count(p.arrival.attempts, 1)
 	t.claimed += len(look.Jobs)
 	for _, a := range p.arrival.attempts {

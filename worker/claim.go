@@ -26,13 +26,14 @@ import (
 //	falling    takes the sleep locks and looks once more at everything; goes on looking, ever more rarely, until
 //	asleep     all transactions older than its locks have ended: then every add wakes it. Polls now and then
 //
-// There is nothing to tune: it fetches ahead as much as its slots run in 50 ms, as measured, and not at all while jobs
-// are long.
+// There is nothing to tune: it fetches ahead as much as its slots run in 50 ms, as measured, not at all while jobs are long, and
+// no more than 16 MiB of payloads.
 const (
 	maxBatch     = 1000                  // jobs in one turn: what a lease holds
 	maxAhead     = 3 * maxBatch          // jobs fetched ahead: a batch for each turner, and one to be settled
 	turners      = 2                     // one waits for the server's disk while the other keeps the server busy
-	fetchAhead   = 50 * time.Millisecond // worth of jobs
+	fetchAhead   = 50 * time.Millisecond // worth of jobs,
+	aheadBytes   = 16 << 20              // and of payloads
 	settleWithin = 2 * time.Millisecond
 	hotLook      = time.Millisecond
 	hotFor       = 25 * time.Millisecond
@@ -81,6 +82,7 @@ type turns struct {
 	held       bool // heartbeats do not land
 
 	average  time.Duration // of an attempt; 0 is unknown
+	weight   int           // bytes of a payload, as the last claims brought them
 	marks    map[markKey]store.Mark
 	more     bool // there may be tickets
 	wakes    int
@@ -349,7 +351,7 @@ func (t *turns) ahead() int {
 	if t.average == 0 || t.s.once {
 		return 0
 	}
-	return int(min(fetchAhead*time.Duration(t.s.cfg.Jobs)/t.average, maxAhead))
+	return min(int(min(fetchAhead*time.Duration(t.s.cfg.Jobs)/t.average, maxAhead)), aheadBytes/max(t.weight, 1))
 }
 
 // batch is how many jobs are worth a turn while others wait to be started.

@@ -279,3 +279,23 @@ func TestFetchedAheadIsNotHoarded(t *testing.T) {
 	close(block)
 	s.eventually(func() bool { return one[int](s, "select count(*) from offstage_private.job") == 0 }, "jobs are left")
 }
+
+// However fast they run: of jobs with large payloads few are fetched at a time, or a few claims would fill the memory.
+func TestLargePayloadsAreFetchedSparingly(t *testing.T) {
+	s := newStage(t)
+	const jobs, size = 600, 200_000
+	s.exec(`select count(*) from offstage.add_jobs(array(select row('large', to_json(repeat('x', $1::integer)), null, null, null, null, null, null)::offstage.job_spec
+		from generate_series(1, $2::integer)))`, size, jobs)
+	w := s.worker(worker.Config{})
+	worker.Handle(w, "large", func(_ context.Context, job *worker.Job[string]) (none, error) {
+		if len(job.Payload) != size {
+			t.Errorf("the payload has %d bytes", len(job.Payload))
+		}
+		return none{}, nil
+	})
+	s.run(w)
+	s.eventually(func() bool { return one[int](s, "select count(*) from offstage_private.job") == 0 }, "jobs are left")
+	if n := one[int](s, `select max(n) from (select count(*) as n from offstage_private.history group by claim & -1024) x`); n*size > 20<<20 {
+		t.Errorf("a claim brought %d jobs, %d bytes", n, n*size)
+	}
+}

@@ -150,11 +150,15 @@ func (l *Look) add(row [][]byte) {
 		if row[flags] != nil {
 			c.Flags = bytes.Clone(row[flags][1:]) // behind the version of jsonb
 		}
-		l.Jobs = append(l.Jobs, c)
-		if l.payloads == nil {
-			l.payloads = make([]byte, 0, max(l.size, len(row[payload])))
+		if large := len(row[payload]) > 8<<10; large { // not copied again as the others grow, nor kept as long as they are
+			c.Payload = bytes.Clone(row[payload])
+		} else {
+			if l.payloads == nil {
+				l.payloads = make([]byte, 0, max(l.size, len(row[payload])))
+			}
+			l.payloads = append(l.payloads, row[payload]...)
 		}
-		l.payloads = append(l.payloads, row[payload]...)
+		l.Jobs = append(l.Jobs, c)
 		l.ends = append(l.ends, len(l.payloads))
 	case "mark":
 		l.Marks = append(l.Marks, Mark{readInt4(row[lane]), readInt2(row[priority]), readTime(row[runAt]), readInt8(row[jobID])})
@@ -170,7 +174,9 @@ func (l *Look) slice() {
 	l.size = len(l.payloads)
 	from := 0
 	for i, to := range l.ends {
-		l.Jobs[i].Payload = l.payloads[from:to:to]
+		if l.Jobs[i].Payload == nil {
+			l.Jobs[i].Payload = l.payloads[from:to:to]
+		}
 		from = to
 	}
 	l.payloads, l.ends = nil, l.ends[:0]
