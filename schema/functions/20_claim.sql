@@ -30,6 +30,17 @@ begin
   end loop;
 end $$;
 
+-- Those of these queues that can run no more jobs now. While a queue's row is locked that stays so.
+create or replace function offstage_private.full_queues(queue_ids integer[]) returns integer[]
+language plpgsql volatile as $$
+begin
+  return array(
+    select q.id from (select distinct u as id from unnest(queue_ids) u) q
+    cross join lateral (select o.claims from offstage_private.queue_state o where o.queue_id = q.id order by o.queue_id, o.turn limit 1) s
+    left join offstage_private.queue_setting c on c.queue_id = q.id
+    where c.paused or cardinality(s.claims) >= coalesce(c.concurrency, 1));
+end $$;
+
 -- Claims up to "want" jobs (at most 1000) of these tasks, the most urgent first: by priority, run_at, id. The
 -- worker must settle each under its claim number. Waits for nothing; locks tickets and queues, both skip locked.
 --
@@ -91,6 +102,10 @@ declare
   got_states tid[];      -- of their queues
   marks offstage_private.ticket[];
   m record;
+  parked offstage_private.ticket;  -- the last one that a round has parked, when it got nothing else: its lane is left aside while
+  aside boolean := false;          -- the others are looked at, in turns with parking more of it
+  full_queues integer[];
+  standing integer;                -- tickets that are to be parked as well
 begin
   if sleep_state in (1, -1) then
     perform offstage_private.sleep_lock(task_ids, sleep_state > 0);
@@ -110,8 +125,30 @@ begin
     where l.task_id = any (task_ids) and not t.paused and (l.flags ?| forbidden_flags) is not true);
 
   while room > 0 and cardinality(lanes) > 0 loop
+    if rounds = 10 then
+      again := true;
+      exit;
+    end if;
     rounds := rounds + 1;
-    if cardinality(lanes) = 1 and mark_lanes is null and handed is null then
+    if parked.lane_id is not null and not aside then
+      -- Of a long queue, up to a thousand are parked at a time, however few jobs are wanted, or it would hold up for long what stands
+      -- behind it. As far as one ticket follows the other whose queue is full: which stays so while the queue is locked.
+      select array_agg(t.place), array_agg(t.queue_id) into places, queue_ids from (
+        select t.ctid as place, t.queue_id from offstage_private.ticket t
+        where t.lane_id = parked.lane_id and (t.priority, t.run_at, t.job_id) > (parked.priority, parked.run_at, parked.job_id)
+        order by t.lane_id, t.priority, t.run_at, t.job_id limit 1000
+      ) t;
+      full_queues := offstage_private.full_queues(queue_ids);
+      full_queues := array(select q.id from offstage_private.queue q where q.id = any (full_queues) for update skip locked);
+      full_queues := offstage_private.full_queues(full_queues);
+      standing := coalesce((select min(u.n) - 1 from unnest(queue_ids) with ordinality u (id, n) where (u.id = any (full_queues)) is not true), cardinality(places), 0);
+      places := array(select t.ctid from offstage_private.ticket t where t.ctid = any (places[1:standing]) and t.queue_id = any (full_queues) for update skip locked);
+      in_queues := cardinality(places); seen := greatest(in_queues, room); looked := 0; turned := null;
+      if in_queues = 0 then
+        parked := null;
+        continue;
+      end if;
+    elsif cardinality(lanes) = 1 and mark_lanes is null and handed is null then
       -- One lane, everything: what a worker does that has been woken. The index gives the order, and rows are locked as they
       -- are found.
       lane := lanes[1];
@@ -202,7 +239,11 @@ begin
     end if;
     delete from offstage_private.ticket t where t.ctid = any (places);  -- a statement of its own: with returning it takes twice as long
     again := looked >= look_at and seen < room;  -- the rest is locked; behind it there may be more
-    exit when seen = 0;
+    if seen = 0 then
+      exit when not aside;
+      aside := false; lanes := lanes || parked.lane_id;
+      continue;
+    end if;
     -- A number of its own for each round, taken after its tickets were locked: a job that somebody has released since
     -- the last round has a released_claim above that round's number.
     lease := nextval('offstage_private.claim');
@@ -334,11 +375,18 @@ begin
           where j.id = any (by_id);
       end if;
     end if;
-    exit when again or queued is null or seen < room;
-    room := room - n;
-    if rounds = 10 then
-      again := room > 0;
+    exit when again;
+    if not aside then
+      exit when queued is null or seen < room;
+      parked := case when at is null and cardinality(marks) = 1 then marks[1] end;
+      aside := parked.lane_id is not null and cardinality(lanes) > 1;
+      lanes := case when aside then array_remove(lanes, parked.lane_id) else lanes end;
+      room := room - n;
+    elsif at is not null then
+      again := n < room;  -- of the lane that was left aside nobody knows
       exit;
+    else
+      aside := false; lanes := lanes || parked.lane_id;
     end if;
   end loop;
 
