@@ -159,21 +159,23 @@ begin
         order by t.lane_id, t.priority, t.run_at, t.job_id limit room for update skip locked
       ) t;
       turned := null;
-    elsif cardinality(lanes) = 1 and mark_lanes = lanes and handed is null then
-      -- One lane with one mark: the same, but what is more urgent than the mark comes first, then what comes after it.
+    elsif cardinality(lanes) = 1 and handed is null then
+      -- One lane with marks: the same, between them, one after the other.
       lane := lanes[1];
       select array_agg(t.job_id order by t.job_id), array_agg(t.job_ctid), array_agg(t.place), count(t.queue_id), count(*), 0
       into taken, ctids, places, in_queues, seen, looked
       from (
-        select * from (
+        select t.* from (
+          select s.*, coalesce(lead(s.priority) over (order by s.priority, s.run_at, s.job_id), 32768) as until from (
+            select (-32768)::smallint as priority, timestamptz '-infinity' as run_at, -1::bigint as job_id
+            union all
+            select k.priority, k.run_at, k.job_id from unnest(mark_lanes, mark_priorities, mark_run_ats, mark_job_ids) k (lane_id, priority, run_at, job_id)
+            where k.lane_id = lane) s
+          order by s.priority, s.run_at, s.job_id) r
+        cross join lateral (
           select t.ctid as place, t.job_id, t.job_ctid, t.queue_id from offstage_private.ticket t
-          where t.lane_id = lane and t.priority < mark_priorities[1]
-          order by t.lane_id, t.priority, t.run_at, t.job_id limit room for update skip locked) urgent
-        union all
-        select * from (
-          select t.ctid as place, t.job_id, t.job_ctid, t.queue_id from offstage_private.ticket t
-          where t.lane_id = lane and (t.priority, t.run_at, t.job_id) > (mark_priorities[1], mark_run_ats[1], mark_job_ids[1])
-          order by t.lane_id, t.priority, t.run_at, t.job_id limit room for update skip locked) onward
+          where t.lane_id = lane and (t.priority, t.run_at, t.job_id) > (r.priority, r.run_at, r.job_id) and t.priority < r.until
+          order by t.lane_id, t.priority, t.run_at, t.job_id limit room for update skip locked) t
         limit room
       ) t;
       turned := null;
