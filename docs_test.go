@@ -225,7 +225,7 @@ func generate(t *testing.T) string {
 
 // workerProtocol are the functions that only workers call.
 var workerProtocol = []string{
-	"claim", "task_settings", "register", "heartbeat", "start_suspect", "report", "sign_off", "settle", "recall", "finish",
+	"claim", "task_settings", "register", "heartbeat", "test_ear", "start_suspect", "report", "sign_off", "settle", "recall", "finish",
 	"promote", "rescue", "tidy", "roll_up", "chore_ran",
 	"due_schedules", "tick_schedule", "schedule_failed", "sync_schedules", "saw_schedules",
 }

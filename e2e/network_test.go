@@ -3,10 +3,13 @@
 package e2e_test
 
 import (
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/offstage-dev/offstage"
+	"github.com/offstage-dev/offstage/internal/pgtest"
 )
 
 // Every notification is lost on the way: jobs run all the same, at poll latency.
@@ -32,6 +35,30 @@ func TestNotificationsLost(t *testing.T) {
 	s.drained(20 * time.Second)
 	w.leave()
 	s.ledger(s.ran())
+}
+
+// A worker that notifications do not reach finds that out by itself, and tells; and that it hears again.
+func TestDeafWorker(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	p, through := newProxy(t, s.db.URL)
+	p.deaf.Store(true)
+	deaf, hearing := s.goWorker(role{Database: through}), s.goWorker(role{})
+	const found = `exists (select from offstage.problems() where kind = 'worker_deaf')`
+	s.reaches(30*time.Second, 1, `select `+found+`::int`)
+	got := pgtest.List[string](t, s.pool, `select concat_ws(' ', subject, message, remedy) from offstage.problems() where kind = 'worker_deaf'`)
+	id := one[int](s, `select id from offstage_private.worker where pid = $1`, deaf.pid)
+	if want := fmt.Sprintf("worker-%d worker %d (pid %d on ", id, id, deaf.pid); len(got) != 1 || !strings.HasPrefix(got[0], want) ||
+		!strings.Contains(got[0], "jobs start only when it polls") || !strings.Contains(got[0], "--database-url") {
+		t.Errorf("the problems are %q", got)
+	}
+	if n := one[int](s, `select count(*) from offstage.workers where pid = $1 and deaf_since is not null`, hearing.pid); n != 0 {
+		t.Error("the worker that hears is deaf")
+	}
+	p.deaf.Store(false)
+	s.reaches(40*time.Second, 1, `select (not `+found+`)::int`)
+	deaf.leave()
+	hearing.leave()
 }
 
 // The network of a worker freezes, with everything under way: it cancels its attempts by itself, before others run the

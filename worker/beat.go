@@ -46,7 +46,7 @@ func (s *session) beater(ctx context.Context) error {
 				conn = c
 			}
 			asked := time.Now() // not sent: connecting may take long
-			beat, err := s.store.Heartbeat(ctx, conn, s.id, s.turns.leaves())
+			beat, err := s.store.Heartbeat(ctx, conn, s.id, s.turns.leaves(), s.ear.deaf())
 			read = newClock(asked, beat.Clock)
 			if err == nil && beat.Alive && beat.Settings != settings {
 				all, err := s.store.TaskSettings(ctx, conn, s.taskIDs)

@@ -222,7 +222,7 @@ func (s *session) turn(conn *pgx.Conn, p *plan, look *store.Look) (*pgx.Conn, er
 
 // recall finds out which claims there are, and gives back the jobs of those whose answer was lost.
 func (s *session) recall(ctx context.Context, conn *pgx.Conn) error {
-	beat, err := s.store.Heartbeat(ctx, conn, s.id, s.turns.leaves())
+	beat, err := s.store.Heartbeat(ctx, conn, s.id, s.turns.leaves(), s.ear.deaf())
 	if err != nil {
 		return err
 	}

@@ -32,6 +32,7 @@ var errDeclaredDead = errors.New("declared dead")
 //	watchdog      stops claiming, then cancels attempts, while no heartbeat lands  beat.go
 //	chores        promote, ticks, rescue, statistics, tidy, indexes                 internal/maintain
 //	listener      wakes                                                            internal/wake
+//	ear           tests now and then whether notifications arrive                  ear.go
 //
 // Fields under mu belong to whoever holds it; the others say who writes them.
 type session struct {
@@ -60,6 +61,7 @@ type session struct {
 	beatNow   chan struct{}
 	telling   chan struct{} // kicks the reporter
 	chore     chan struct{} // kicks promote
+	ear       ear
 
 	mu    sync.Mutex
 	turns turns
@@ -104,6 +106,7 @@ func (w *Worker) open(ctx context.Context, wanted store.Wish) (*session, error) 
 		beatNow: make(chan struct{}, 1),
 		telling: make(chan struct{}, 1),
 		chore:   make(chan struct{}, 1),
+		ear:     ear{test: make(chan struct{}, 1)},
 	}
 	s.period.Store(int64(r.Period))
 	s.lastBeat.Store(&sent)
@@ -163,8 +166,13 @@ func (s *session) run(ctx context.Context, once bool) error {
 		s.w.kickChores.Store(&wakeChores)
 	}
 	keepers.Go(func() error { return chores.Run(alive) })
-	listener := wake.Listener{Connect: s.w.connect, Channels: []string{"offstage:wake", "offstage:due", "offstage:cancel", "offstage:schedule"}, On: s.heard, Log: s.log}
+	listener := wake.Listener{
+		Connect: s.w.connect, Channels: []string{"offstage:wake", "offstage:due", "offstage:cancel", "offstage:schedule", store.EarChannel(s.id)}, On: s.heard, Log: s.log,
+	}
 	keepers.Go(func() error { return listener.Run(alive) })
+	if !once {
+		keepers.Go(func() error { return s.testEar(alive) })
+	}
 
 	var runners errgroup.Group
 	for i := range s.current {
@@ -301,7 +309,10 @@ func (s *session) heard(channel, payload string) {
 	case "offstage:schedule":
 		s.w.ticker.Look()
 		kick(s.chore)
+	case store.EarChannel(s.id):
+		s.heardTest()
 	default: // connected: anything may have been missed
+		kick(s.ear.test)
 		s.w.ticker.Look()
 		kick(s.chore)
 		s.wakeUp()

@@ -94,12 +94,13 @@ type workerRow struct {
 	BeatAt    time.Time  `json:"beat_at"`
 	DeadAt    *time.Time `json:"dead_at"`
 	Tasks     []string   `json:"tasks"`
-	Wanted    string     `json:"wanted"` // of it by somebody: drain, stop, or nothing
+	Wanted    string     `json:"wanted"`     // of it by somebody: drain, stop, or nothing
+	DeafSince *time.Time `json:"deaf_since"` // since when notifications do not reach it
 }
 
 func (db *database) workers(ctx context.Context, dead bool) ([]workerRow, error) {
 	return collect[workerRow](ctx, db, "list workers", `
-		select w.worker_id::text, w.name, w.state, w.host, w.pid, w.version, w.slots, w.running, w.started_at, w.beat_at, w.dead_at, w.tasks, coalesce(w.wanted, '')
+		select w.worker_id::text, w.name, w.state, w.host, w.pid, w.version, w.slots, w.running, w.started_at, w.beat_at, w.dead_at, w.tasks, coalesce(w.wanted, ''), w.deaf_since
 		from offstage.workers w where w.dead_at is null or $1::boolean order by w.worker_id`, dead)
 }
 

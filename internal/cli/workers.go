@@ -153,8 +153,12 @@ func (a *app) listWorkers(ctx context.Context, db *database, dead bool) error {
 	return nil
 }
 
-// told is what its state does not say: what somebody wants of it.
+// told is what its state does not say: what somebody wants of it, and that it hears no notifications.
 func (w workerRow) told() string {
+	if w.DeafSince != nil {
+		w.DeafSince = nil
+		return w.told() + ", deaf"
+	}
 	if w.Wanted == "stop" || w.Wanted == "drain" && w.State != "draining" {
 		return ", told to " + w.Wanted
 	}

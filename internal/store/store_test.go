@@ -76,7 +76,8 @@ func TestFaultsOfCalls(t *testing.T) {
 			_, err := s.Turn(ctx, c, &store.Settle{}, nil, &store.Look{}, func() {})
 			return err
 		},
-		"heartbeat": func(s *store.Store, c *pgx.Conn) error { _, err := s.Heartbeat(ctx, c, 404, false); return err },
+		"heartbeat": func(s *store.Store, c *pgx.Conn) error { _, err := s.Heartbeat(ctx, c, 404, false, 0); return err },
+		"ear":       func(s *store.Store, c *pgx.Conn) error { return s.TestEar(ctx, c, 404) },
 		"settings":  func(s *store.Store, c *pgx.Conn) error { _, err := s.TaskSettings(ctx, c, []int32{1}); return err },
 		"report": func(s *store.Store, c *pgx.Conn) error {
 			gone, err := s.Report(ctx, c, 404, []store.Told{{Claim: 1025, JobID: 1}})

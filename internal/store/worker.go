@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -75,13 +76,13 @@ const (
 	WantStop  Wish = "stop"  // that it ends
 )
 
-// Heartbeat says that the worker lives.
-func (s *Store) Heartbeat(ctx context.Context, conn *pgx.Conn, worker int32, draining bool) (b Beat, err error) {
+// Heartbeat says that the worker lives. deaf: for how long it has heard nothing of what it sends to itself; 0: it hears.
+func (s *Store) Heartbeat(ctx context.Context, conn *pgx.Conn, worker int32, draining bool, deaf time.Duration) (b Beat, err error) {
 	var ids []int64
 	var reasons []string
 	var settings *int64
 	var breaking *int
-	err = conn.QueryRow(ctx, s.fn(`select period, claims, cancelled, reasons, settings, breaking, coalesce(wanted, ''), offstage_private.clock() from offstage.heartbeat($1, $2)`), worker, draining).
+	err = conn.QueryRow(ctx, s.fn(`select period, claims, cancelled, reasons, settings, breaking, coalesce(wanted, ''), offstage_private.clock() from offstage.heartbeat($1, $2, nullif($3::float8, 0) * interval '1 s')`), worker, draining, deaf.Seconds()).
 		Scan(&b.Period, &b.Leases, &ids, &reasons, &settings, &breaking, &b.Wanted, &b.Clock)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return b, nil
@@ -103,6 +104,15 @@ func (s *Store) Heartbeat(ctx context.Context, conn *pgx.Conn, worker int32, dra
 		b.Breaking = *breaking
 	}
 	return b, nil
+}
+
+// EarChannel is where a worker hears TestEar.
+func EarChannel(worker int32) string { return fmt.Sprintf("offstage:ear:%d", worker) }
+
+// TestEar sends a notification that this worker alone listens to.
+func (s *Store) TestEar(ctx context.Context, conn *pgx.Conn, worker int32) error {
+	_, err := conn.Exec(ctx, s.fn(`select offstage.test_ear($1)`), worker)
+	return Fault(err)
 }
 
 // StayDrained drains a worker that begins anew.

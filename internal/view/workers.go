@@ -25,7 +25,8 @@ type Worker struct {
 	Jobs      []ClaimedJob  `json:"jobs"` // what it has claimed, the oldest first; ten at most
 	Period    time.Duration `json:"period"`
 	ID        int           `json:"id"`
-	Wanted    string        `json:"wanted"` // of it by somebody: drain, stop, or nothing
+	Wanted    string        `json:"wanted"`     // of it by somebody: drain, stop, or nothing
+	DeafSince *time.Time    `json:"deaf_since"` // since when notifications do not reach it; nil: they do
 }
 
 // UnableTask is a task that a worker has and cannot perform.
@@ -58,6 +59,7 @@ func (db *DB) Workers(ctx context.Context) ([]Worker, error) {
 		Since               []time.Time
 		Period              float64
 		Wanted              string
+		DeafSince           *time.Time
 	}](ctx, db, "workers", `
 		select w.id, case when w.dead_at is not null then 'gone' when w.beat_at < offstage_private.clock() - 5 * w.period then 'silent'
 		    when w.draining then 'draining' else 'alive' end,
@@ -69,7 +71,8 @@ func (db *DB) Workers(ctx context.Context) ([]Worker, error) {
 		  array(select u.key from jsonb_each_text(coalesce(w.unable, '{}')) u order by u.key),
 		  array(select u.value from jsonb_each_text(coalesce(w.unable, '{}')) u order by u.key),
 		  r.ids, r.tasks, r.since, extract(epoch from w.period)::float8,
-		  coalesce((select o.wanted from offstage_private.wish o where o.worker_id = w.id and w.dead_at is null), '')
+		  coalesce((select o.wanted from offstage_private.wish o where o.worker_id = w.id and w.dead_at is null), ''),
+		  case when w.dead_at is null then w.deaf_since end
 		from ((select * from offstage_private.worker w where w.dead_at is null order by w.id desc limit 200)
 		  union all (select * from offstage_private.worker w where w.dead_at > offstage_private.clock() - interval '1 h' order by w.id desc limit 20)) w
 		cross join lateral (
@@ -91,7 +94,7 @@ func (db *DB) Workers(ctx context.Context) ([]Worker, error) {
 		w := Worker{
 			Name: "worker-" + ID(r.ID).String(), State: r.State, Host: r.Host, PID: r.PID, Version: r.Version, Slots: r.Slots, Running: r.Running,
 			StartedAt: r.StartedAt, BeatAt: r.BeatAt, DeadAt: r.DeadAt, Tasks: r.Tasks, Unable: []UnableTask{}, Jobs: []ClaimedJob{},
-			Period: time.Duration(r.Period * float64(time.Second)), ID: r.ID, Wanted: r.Wanted,
+			Period: time.Duration(r.Period * float64(time.Second)), ID: r.ID, Wanted: r.Wanted, DeafSince: r.DeafSince,
 		}
 		for n := range r.UnableTask {
 			w.Unable = append(w.Unable, UnableTask{r.UnableTask[n], r.Because[n]})

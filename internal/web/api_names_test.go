@@ -249,6 +249,11 @@ func TestWorkerOperations(t *testing.T) {
 			t.Errorf("drain answered %+v", w)
 		}
 	}
+	pgtest.Do(t, s.pool, `select offstage.heartbeat($1, true, '2 min')`, id)
+	s.server.live.forget()
+	if w := bodyOf[workerList](s.call("GET /workers"), 200).Workers[0]; w.DeafSince == nil || time.Since(*w.DeafSince) < 2*time.Minute {
+		t.Errorf("the worker has heard nothing since %v", w.DeafSince)
+	}
 	pgtest.Do(t, s.pool, `select offstage.heartbeat($1, true)`, id)
 	if w := bodyOf[workerRow](s.call(path+"resume"), 200); w.Wanted != "" || wanted() != "" {
 		t.Errorf("resume answered %+v", w)

@@ -26,12 +26,13 @@ type workerRow struct {
 	Tasks     []string          `json:"tasks"`
 	Unable    []view.UnableTask `json:"unable" doc:"Tasks that it has and cannot perform."`
 	Jobs      []view.ClaimedJob `json:"jobs" doc:"What it has claimed, oldest first; ten at most."`
+	DeafSince *time.Time        `json:"deaf_since" doc:"Since when notifications do not reach it, so that it starts jobs only when it polls; null: they do."`
 	Wanted    string            `json:"wanted" enum:"drain,stop," doc:"What somebody wants of it; empty: that it works. state says draining once it heeds that."`
 }
 
 func workerOf(w view.Worker) workerRow {
 	return workerRow{
-		w.ID, w.Name, w.State, w.Host, w.PID, w.Version, w.Slots, w.Running, w.StartedAt, w.BeatAt, w.DeadAt, filled(w.Tasks), filled(w.Unable), filled(w.Jobs), w.Wanted,
+		w.ID, w.Name, w.State, w.Host, w.PID, w.Version, w.Slots, w.Running, w.StartedAt, w.BeatAt, w.DeadAt, filled(w.Tasks), filled(w.Unable), filled(w.Jobs), w.DeafSince, w.Wanted,
 	}
 }
 

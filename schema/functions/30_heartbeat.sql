@@ -70,9 +70,10 @@ end $$;
 -- Says that the worker lives, and asks what it must know: which of its claims (leases) are still its own, which of
 -- its running jobs somebody wants cancelled, whether task settings have changed (settings: any other number),
 -- the newest breaking migration, and what somebody wants of it: drain, to claim nothing more until that is null again;
--- stop, to end as if its process were told to. draining is what it does. No row: it has been declared dead; all its
--- claims are gone. Locks the worker's row.
-create or replace function offstage.heartbeat(worker_id integer, draining boolean default false)
+-- stop, to end as if its process were told to. draining is what it does; deaf, for how long it has heard nothing of the
+-- notifications that it sends to itself, null: it hears them. No row: it has been declared dead; all its claims are gone.
+-- Locks the worker's row.
+create or replace function offstage.heartbeat(worker_id integer, draining boolean default false, deaf interval default null)
 returns table (period interval, claims bigint[], cancelled bigint[], reasons text[], settings bigint, breaking integer, wanted text)
 language plpgsql
 set jit = off set plan_cache_mode = force_generic_plan
@@ -86,7 +87,8 @@ begin
     beats = case when at < w.beat_at + 2 * w.period then w.beats + 1 else 1 end,
     beat_at = at,
     period = greatest(1, alive / 100.0) * interval '1 s',
-    draining = heartbeat.draining
+    draining = heartbeat.draining,
+    deaf_since = case when deaf is not null then coalesce(w.deaf_since, at - deaf) end
   where w.id = heartbeat.worker_id and w.dead_at is null
   returning w.period into heartbeat.period;
   if not found then
@@ -101,6 +103,11 @@ begin
   select o.wanted into heartbeat.wanted from offstage_private.wish o where o.worker_id = heartbeat.worker_id;
   return next;
 end $$;
+
+-- A worker tests whether notifications reach it, from another session than the one that listens: it sends one on a channel to which
+-- it alone listens. Waits for others that notify, at its commit.
+create or replace function offstage.test_ear(worker_id integer) returns void
+language sql as $$ select pg_notify('offstage:ear:' || worker_id, 'offstage') $$;
 
 -- For a worker that was drained, was declared dead, and begins anew under this id: it stays drained.
 create or replace function offstage_private.stay_drained(of_worker integer) returns void

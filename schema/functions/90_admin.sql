@@ -342,6 +342,7 @@ create or replace view offstage.queues as
   left join offstage_private.queue_setting s on s.queue_id = q.id;
 
 -- Workers that live, or died lately. A draining one claims nothing more; wanted is what somebody wants of it: drain, stop or null.
+-- deaf_since: since when notifications do not reach it, so that it starts jobs only when it polls; null: they do.
 create or replace view offstage.workers as
   select w.id as worker_id, 'worker-' || w.id as name, w.host, w.pid, w.version, w.slots, w.started_at, w.beat_at, w.dead_at,
     case when w.dead_at is not null then 'dead' when w.beat_at < offstage_private.clock() - 5 * w.period then 'silent'
@@ -349,7 +350,8 @@ create or replace view offstage.workers as
     array(select t.name from offstage_private.task t where t.id = any (w.tasks) order by t.name) as tasks,
     (select count(*) from offstage_private.lease l cross join lateral unnest(l.job_ids) x (id)
      join offstage_private.job j on j.id = x.id and j.released_claim < l.claim where l.worker_id = w.id) as running,
-    (select o.wanted from offstage_private.wish o where o.worker_id = w.id and w.dead_at is null) as wanted
+    (select o.wanted from offstage_private.wish o where o.worker_id = w.id and w.dead_at is null) as wanted,
+    case when w.dead_at is null then w.deaf_since end as deaf_since
   from offstage_private.worker w;
 
 -- The payload of a job that has not ended. The view jobs leaves it out, because payloads are wide and may be secret.

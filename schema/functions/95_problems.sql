@@ -69,8 +69,8 @@ end $$;
 --   failure_rate         in the last ten minutes a task fails much more than in the day before: at least 20 attempts, a tenth, and
 --                        three times as many
 --   horizon              an old transaction, prepared transaction or replication slot keeps dead rows
---   notify               the server's queue of notifications is filling up: a listening session has a transaction open. (That
---                        they do not arrive behind some pooler cannot be seen from here: see the command doctor.)
+--   worker_deaf          notifications do not reach workers, as behind some poolers: jobs start only when those poll
+--   notify               the server's queue of notifications is filling up: a listening session has a transaction open
 --   history_budget       history and logs take more than history_budget() allows
 --   history_rest         nobody makes the daily partitions of history and logs
 --   chore_failing        what workers do besides jobs fails, or does not happen
@@ -227,6 +227,19 @@ begin
         cross join lateral (select from offstage_private.job j where j.id = x.id and j.released_claim < l.claim limit 1) j
         where l.worker_id = w.id limit 1000) x) c
     where c.n > 0 or w.dead_at is null;
+  return query
+    select 'worker_deaf', 'warning', case when count(*) = 1 then 'worker-' || min(w.id) else '' end,
+      format('%s heard no notifications since %s: jobs start only when %s, up to the poll interval late',
+        case when count(*) = 1 then format('worker %s (pid %s on %s) has', min(w.id), min(w.pid), min(w.host))
+          else format('%s workers (%s%s) have', count(*), array_to_string((array_agg('worker ' || w.id order by w.id))[1:5], ', '), case when count(*) > 5 then ', …' else '' end) end,
+        offstage_private.moment(min(w.deaf_since)), case when count(*) = 1 then 'it polls' else 'they poll' end),
+      min(w.deaf_since),
+      format('a pooler that lends a session for each transaction, or a proxy, keeps them back: connect workers directly, with the address and port of PostgreSQL itself in --database-url or DATABASE_URL, '
+        'or set the pooler to whole sessions (PgBouncer: pool_mode = session); what is in between says: %s; until then, poll more often: %s',
+        offstage_private.cli('doctor'), offstage_private.cli('worker --poll-interval 250ms')), 'workers'
+    from offstage_private.worker w
+    where w.deaf_since is not null and offstage_private.lives(w, clock)
+    having count(*) > 0;
   return query
     select 'version', 'warning', '', format('workers of different versions are running: %s', string_agg(format('%s of %s', v.n, v.version), ', ' order by v.version)),
       max(v.since), 'after an upgrade, start all workers again', 'workers'
