@@ -103,6 +103,33 @@ func TestManage(t *testing.T) {
 	b.calm()
 }
 
+// A form adds one job, however often it is sent, and whatever the page does meanwhile; and another one when it is used again.
+func TestAddOnce(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, "", guard.Config{Open: true})
+	s.add("hello", offstage.Options{RunAt: inHours(1)})
+	b := s.open(1280, 860, false)
+	b.visit("/tasks/hello")
+	key := `document.querySelector('#add input[name=once]').value`
+	first := js[string](b, key)
+	s.add("hello", offstage.Options{RunAt: inHours(-1)}) // the page brings itself up to date
+	b.until(`[...document.querySelectorAll('.stat')].some((e) => /Waiting\s*1/.test(e.innerText))`)
+	if got := js[string](b, key); got != first || len(got) != 32 {
+		t.Errorf("the key was %q, and is %q", first, got)
+	}
+	for n := range 2 {
+		js[any](b, `(() => {
+			const form = document.querySelector('#add form')
+			form.requestSubmit(); form.requestSubmit(); form.requestSubmit()
+		})()`)
+		b.until(fmt.Sprintf(`document.querySelector('#flash').innerText.includes('Job %d is added')`, n+3))
+		b.until(key + ` !== '` + first + `'`)
+		first = js[string](b, key)
+		s.eventually(`select count(*) = $1 from offstage.jobs`, n+3)
+	}
+	b.calm()
+}
+
 // What is in an address is on the page: it can be sent to somebody.
 func TestDeepLinks(t *testing.T) {
 	t.Parallel()

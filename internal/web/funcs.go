@@ -1,6 +1,8 @@
 package web
 
 import (
+	"crypto/rand"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -67,6 +69,7 @@ func (s *Server) funcs() template.FuncMap {
 		"problemPage": s.problemPage,
 		"stepWords":   stepWords,
 		"age":         age, // how long something has lasted
+		"once":        once,
 		"live": func(topic string, pairs ...any) (string, error) {
 			q, err := query(pairs...)
 			return topic + string(q), err
@@ -74,6 +77,13 @@ func (s *Server) funcs() template.FuncMap {
 	}
 	maps.Copy(all, chartFuncs())
 	return all
+}
+
+// once is the key of a form that adds something: however often it is sent, it adds that once.
+func once() string {
+	key := make([]byte, 16)
+	rand.Read(key) // never fails
+	return hex.EncodeToString(key)
 }
 
 // url is a path below the base path. Each part is one segment, whatever it is made of.

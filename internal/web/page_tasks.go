@@ -2,6 +2,8 @@ package web
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -65,6 +67,7 @@ func (s *Server) tasksRoutes(mux *http.ServeMux) {
 			if err != nil {
 				return "", err
 			}
+			a.IdempotencyKey = onceKey(r)
 			id, err := s.db.AddJob(r.Context(), by, a)
 			return fmt.Sprintf("Job %s is added.", id), err
 		}, pathTo("tasks", name))
@@ -125,6 +128,17 @@ func jobOf(r *http.Request, task string) (view.Add, error) {
 		}
 	}
 	return a, nil
+}
+
+// onceKey is the same for a form that is sent twice, by a double click or because the answer was lost, and another one when something else has been
+// written into it meanwhile. "": the form has no key.
+func onceKey(r *http.Request) string {
+	key := field(r, "once")
+	if key == "" || len(key) > 100 {
+		return ""
+	}
+	sum := sha256.Sum256([]byte(r.PathValue("name") + "\n" + r.PostForm.Encode()))
+	return "form-" + key + "-" + hex.EncodeToString(sum[:16])
 }
 
 func invalid(text, next string) error {

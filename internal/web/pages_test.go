@@ -249,6 +249,26 @@ func TestPageActions(t *testing.T) {
 	if got := s.value(`select concat_ws(' ', queue_name, key, extract(year from run_at), priority, max_attempts, flags) from offstage.jobs where key = 'k'`); got != `line k 2031 -3 9 {"a": true, "b": true}` {
 		t.Errorf("the job is %s", got)
 	}
+	// A double click adds one job; something else in the form is another one, and so is the form of another page.
+	key := regexp.MustCompile(`name="once" value="(\w{32})"`)
+	forms := [2]string{}
+	for i := range forms {
+		if m := key.FindStringSubmatch(s.get("/tasks/mail").Body.String()); m != nil {
+			forms[i] = m[1]
+		}
+	}
+	for n, form := range []struct{ once, payload, added string }{
+		{forms[0], `{"n": 1}`, "1"}, {forms[0], `{"n": 1}`, "1"}, {forms[0], `{"n": 2}`, "2"}, {forms[1], `{"n": 1}`, "3"}, {forms[1], `{"n": 1}`, "3"}, {"", `{"n": 1}`, "4"}, {"", `{"n": 1}`, "5"},
+	} {
+		a := s.post("/tasks/mail/add", "payload", form.payload, "queue", "twice", "once", form.once).has(200, "is added")
+		last := s.value(`select max(id) from offstage.jobs where queue_name = 'twice'`)
+		if n == 1 && !strings.Contains(a.Body.String(), "Job "+last+" is added") {
+			t.Errorf("the second click shows another job than %s", last)
+		}
+		if got := s.value(`select count(*) from offstage.jobs where queue_name = 'twice'`); got != form.added {
+			t.Errorf("after the form %d there are %s jobs, expected %s", n, got, form.added)
+		}
+	}
 	for text, says := range map[string]string{"{": "no JSON", "nope": "no JSON"} {
 		s.post("/tasks/mail/add", "payload", text).has(422, says)
 	}

@@ -172,6 +172,8 @@ async function submit(form, button) {
     }
     const next = $('#main', page)
     form.reset()
+    const kept = $('input[name="once"]', form) // this form may add something else now
+    if (kept) kept.value = $('input[name="once"]', page)?.value ?? ''
     for (const open of document.querySelectorAll('dialog[open]')) open.close()
     if (new URL(answer.url).pathname !== location.pathname) {
       history.pushState(null, '', answer.url)
