@@ -58,6 +58,32 @@ func TestLive(t *testing.T) {
 	b.calm()
 }
 
+// Times are said as the server says them, also near borders, and go on by themselves.
+func TestTimes(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, "", guard.Config{Open: true})
+	b := s.open(1280, 860, false)
+	b.visit("/jobs")
+	for _, x := range []struct {
+		ms   int // ago, and then a second or two more
+		want string
+	}{
+		{-(2*3600 + 1) * 1000, "in 2 h"}, {-(2*3600 - 3) * 1000, "in 2 h"}, {(2*3600 - 5) * 1000, "2 h ago"}, {100 * 60 * 1000, "1 h 40 min ago"}, {-(3*60 - 1) * 1000, "in 3 min"},
+		{47 * 3600 * 1000, "47 h ago"}, {71 * 3600 * 1000, "2 days 23 h ago"}, {30 * 86400 * 1000, "30 days ago"}, {1000 * 86400 * 1000, "2.7 years ago"},
+	} {
+		js[any](b, fmt.Sprintf(`(() => {
+			const t = document.createElement('time')
+			t.dateTime = new Date(Date.now() - %d).toISOString(); t.dataset.time = 'ago'; t.id = 'probe'
+			document.querySelector('#probe')?.remove(); document.body.append(t)
+		})()`, x.ms))
+		b.until(`document.querySelector('#probe').textContent`)
+		if got := js[string](b, `document.querySelector('#probe').textContent`); got != x.want {
+			t.Errorf("%d ms ago: %q instead of %q", x.ms, got, x.want)
+		}
+	}
+	b.calm()
+}
+
 // All of it can be done with the keys that "?" lists, and the colours that somebody has chosen stay.
 func TestKeys(t *testing.T) {
 	t.Parallel()

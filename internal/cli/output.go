@@ -151,6 +151,13 @@ func span(d time.Duration) string {
 	if d < 0 {
 		return "-" + span(-d)
 	}
+	in := func(unit time.Duration) int { return int((d + unit/2) / unit) }
+	two := func(n, per int, a, b string) string {
+		if n%per == 0 {
+			return fmt.Sprintf("%d %s", n/per, a)
+		}
+		return fmt.Sprintf("%d %s %d %s", n/per, a, n%per, b)
+	}
 	switch {
 	case d < time.Millisecond:
 		return fmt.Sprintf("%d us", d.Microseconds())
@@ -160,14 +167,18 @@ func span(d time.Duration) string {
 		return fmt.Sprintf("%d ms", d.Milliseconds())
 	case d < 10*time.Second:
 		return fmt.Sprintf("%.1f s", d.Seconds())
-	case d < 2*time.Minute:
-		return fmt.Sprintf("%d s", int(d.Seconds()))
-	case d < 2*time.Hour:
-		return fmt.Sprintf("%d min", int(d.Minutes()))
-	case d < 48*time.Hour:
-		return fmt.Sprintf("%d h", int(d.Hours()))
+	case in(time.Second) < 120:
+		return fmt.Sprintf("%d s", in(time.Second))
+	case in(time.Minute) < 120:
+		return fmt.Sprintf("%d min", in(time.Minute))
+	case in(time.Minute) < 10*60:
+		return two(in(time.Minute), 60, "h", "min")
+	case in(time.Hour) < 48:
+		return fmt.Sprintf("%d h", in(time.Hour))
+	case in(time.Hour) < 10*24:
+		return two(in(time.Hour), 24, "days", "h")
 	}
-	return fmt.Sprintf("%d days", int(d.Hours()/24))
+	return fmt.Sprintf("%d days", in(24*time.Hour))
 }
 
 // when is a time for people, relative to now.

@@ -38,7 +38,7 @@ func TestTokens(t *testing.T) {
 	s.want(Usage, "tokens", "add", "x", "--role", "admin", "--expires", "soon").says(t, "no duration")
 
 	list := s.want(Done, "tokens", "list").says(t, "NAME", "EXPIRES")
-	if !regexp.MustCompile(`(?s)deploy operator active never in 89 days .*grafana viewer active .* never `).MatchString(squeeze(list.out)) {
+	if !regexp.MustCompile(`(?s)deploy operator active never in 90 days .*grafana viewer active .* never `).MatchString(squeeze(list.out)) {
 		t.Errorf("the list is\n%s", list.out)
 	}
 	rows := decode[[]tokenRow](t, s.want(Done, "tokens", "--json"))

@@ -293,7 +293,8 @@ func TestDurations(t *testing.T) {
 	}
 	for d, want := range map[time.Duration]string{
 		42 * time.Microsecond: "42 us", 1500 * time.Microsecond: "1.5 ms", 90 * time.Millisecond: "90 ms", 1200 * time.Millisecond: "1.2 s",
-		65 * time.Second: "65 s", 5 * time.Minute: "5 min", 5 * time.Hour: "5 h", 72 * time.Hour: "3 days", -time.Second: "-1.0 s",
+		65 * time.Second: "65 s", 5 * time.Minute: "5 min", 5 * time.Hour: "5 h", 3*time.Hour - 2*time.Second: "3 h", 3*time.Hour - time.Minute: "2 h 59 min",
+		119*time.Second + 600*time.Millisecond: "2 min", 2*time.Hour - 2*time.Second: "2 h", 2*time.Hour - time.Minute: "119 min", 71 * time.Hour: "2 days 23 h", 20*24*time.Hour - time.Hour: "20 days", 72 * time.Hour: "3 days", -time.Second: "-1.0 s",
 	} {
 		if got := span(d); got != want {
 			t.Errorf("%v: %q instead of %q", d, got, want)

@@ -222,28 +222,41 @@ func timeTag(t time.Time, text, kind string) template.HTML {
 		t.Format("2006-01-02T15:04:05.000Z"), t.Format("2006-01-02 15:04:05.000"), kind, text))
 }
 
-// relative is how long ago something was; negative: how far it is ahead. The module's function of the same name agrees.
+// relative is how long ago something was; negative: how far it is ahead. It is rounded to what it says, not cut off, and says two units where one
+// would be far from true: an hour and 59 minutes are not one hour. The module's function of the same name agrees.
 func relative(d time.Duration) string {
 	ahead := d < 0
 	if ahead {
 		d = -d
 	}
+	in := func(unit time.Duration) int { return int((d + unit/2) / unit) }
+	two := func(n, per int, a, b string) string {
+		if n%per == 0 {
+			return fmt.Sprintf("%d %s", n/per, a)
+		}
+		return fmt.Sprintf("%d %s %d %s", n/per, a, n%per, b)
+	}
+	const day = 24 * time.Hour
 	var text string
 	switch {
 	case d < time.Second && ahead:
 		return "now"
 	case d < time.Second:
 		return "just now"
-	case d < 100*time.Second:
-		text = fmt.Sprintf("%d s", int(d.Seconds()))
-	case d < 100*time.Minute:
-		text = fmt.Sprintf("%d min", int(d.Minutes()))
-	case d < 48*time.Hour:
-		text = fmt.Sprintf("%d h", int(d.Hours()))
-	case d < 1000*24*time.Hour:
-		text = fmt.Sprintf("%d days", int(d.Hours()/24))
+	case in(time.Second) < 100:
+		text = fmt.Sprintf("%d s", in(time.Second))
+	case in(time.Minute) < 100:
+		text = fmt.Sprintf("%d min", in(time.Minute))
+	case in(time.Minute) < 10*60:
+		text = two(in(time.Minute), 60, "h", "min")
+	case in(time.Hour) < 48:
+		text = fmt.Sprintf("%d h", in(time.Hour))
+	case in(time.Hour) < 10*24:
+		text = two(in(time.Hour), 24, "days", "h")
+	case in(day) < 1000:
+		text = fmt.Sprintf("%d days", in(day))
 	default:
-		text = fmt.Sprintf("%d years", int(d.Hours()/24/365))
+		text = fmt.Sprintf("%.1f years", d.Hours()/24/365.25)
 	}
 	if ahead {
 		return "in " + text

@@ -15,10 +15,13 @@ const parse = (html) => new DOMParser().parseFromString(html, 'text/html')
 
 // Agrees with relative() of the server.
 function relative(ms) {
-  const ahead = ms < 0, s = Math.floor(Math.abs(ms) / 1000)
-  if (s < 1) return ahead ? 'now' : 'just now'
-  const text = s < 100 ? `${s} s` : s < 6000 ? `${Math.floor(s / 60)} min` : s < 172800 ? `${Math.floor(s / 3600)} h`
-    : s < 86400000 ? `${Math.floor(s / 86400)} days` : `${Math.floor(s / 31536000)} years`
+  const ahead = ms < 0, d = Math.abs(ms) / 1000
+  if (d < 1) return ahead ? 'now' : 'just now'
+  const whole = (unit) => Math.floor(d / unit + .5)
+  const two = (n, per, a, b) => n % per ? `${Math.floor(n / per)} ${a} ${n % per} ${b}` : `${n / per} ${a}`
+  const text = whole(1) < 100 ? `${whole(1)} s` : whole(60) < 100 ? `${whole(60)} min` : whole(60) < 600 ? two(whole(60), 60, 'h', 'min')
+    : whole(3600) < 48 ? `${whole(3600)} h` : whole(3600) < 240 ? two(whole(3600), 24, 'days', 'h')
+      : whole(86400) < 1000 ? `${whole(86400)} days` : `${(d / 86400 / 365.25).toFixed(1)} years`
   return ahead ? `in ${text}` : `${text} ago`
 }
 
