@@ -39,7 +39,7 @@ var layers = map[string][]string{
 	"ui":                    {"", "internal/view", "internal/web", "internal/web/guard"},
 	"internal/cli": {
 		"", "schema", "worker", "internal/cron", "internal/devpg", "internal/store", "internal/wake", "internal/runner/exec", "internal/runner/node",
-		"internal/runner/tasks", "internal/web", "internal/web/guard", "internal/health", "internal/metrics", "offstageotel",
+		"internal/runner/tasks", "internal/view", "internal/web", "internal/web/guard", "internal/health", "internal/metrics", "offstageotel",
 	},
 	"internal/demo": {
 		"", "schema", "worker", "internal/cli", "internal/devpg", "internal/web", "internal/runner/exec", "internal/runner/node", "internal/runner/tasks",

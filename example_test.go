@@ -381,7 +381,7 @@ func ExampleClient_Explain() {
 	}
 	_, remedy, _ := strings.Cut(why, ". ") // before it, since when and by whom
 	fmt.Println(remedy)
-	// Output: Let it go on: select offstage.resume_queue('billing'); or: offstage queues resume billing
+	// Output: Let it go on: `select offstage.resume_queue('billing');` or: `offstage queues resume billing`
 }
 
 // What has become pointless is cancelled: it is no failure, and not tried again.

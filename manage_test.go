@@ -46,7 +46,7 @@ func TestStatusListGetExplain(t *testing.T) {
 	s := newStage(t)
 	e := s.everyState()
 	because := map[offstage.State]string{
-		offstage.Failed:    "it broke. Mend the cause, then try it again: select offstage.retry_jobs(",
+		offstage.Failed:    "it broke. Mend the cause, then try it again: `select offstage.retry_jobs(",
 		offstage.Running:   fmt.Sprintf("attempt 1 is running on worker %d (pid 1 on host)", e.worker),
 		offstage.Parked:    "its queue 'line' runs 1 job at a time and is busy with job ",
 		offstage.Scheduled: "scheduled for 2",

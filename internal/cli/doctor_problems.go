@@ -4,6 +4,8 @@ import (
 	"context"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/offstage-dev/offstage/internal/view"
 )
 
 // problems: what the function of that name finds, but for what other checks look at themselves.
@@ -19,7 +21,7 @@ func (d *doctor) problems(ctx context.Context) error {
 	var message, remedy string
 	if _, err := pgx.ForEachRow(rows, []any{&message, &remedy}, func() error {
 		found = true
-		d.warn(check, remedy, "%s", message)
+		d.warn(check, view.PlainRemedy(remedy), "%s", message)
 		return nil
 	}); err != nil {
 		return err

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/offstage-dev/offstage"
+	"github.com/offstage-dev/offstage/internal/view"
 )
 
 var states = []offstage.State{offstage.Scheduled, offstage.Waiting, offstage.Parked, offstage.Paused, offstage.Running, offstage.Failed}
@@ -304,7 +305,7 @@ func (a *app) jobsGet(ctx context.Context, db *database, id int64) error {
 	}
 	fmt.Fprintf(a.Stdout, "%s  %s  %s\n", p.paint(bold, "job "+d.ID), clean(d.Task, false), p.paint(stateColours[now], now))
 	field("why", d.Why.Because)
-	field("what to do", d.Why.Remedy)
+	field("what to do", view.PlainRemedy(d.Why.Remedy))
 	field("queue", text(d.Queue))
 	field("key", text(d.Key))
 	field("flags", strings.Join(d.Flags, ", "))

@@ -77,7 +77,7 @@ func TestExplain(t *testing.T) {
 	w := watch(t)
 	id := w.add(`select id from offstage.add_job('a')`)
 	b, err := w.view.Explain(t.Context(), id)
-	if err != nil || b.Kind != "no_worker" || b.Because != "waiting: no worker is running" || b.Remedy != "start a worker: offstage worker" || b.Since == nil || b.Until != nil {
+	if err != nil || b.Kind != "no_worker" || b.Because != "waiting: no worker is running" || b.Remedy != "start a worker: `offstage worker`" || b.Since == nil || b.Until != nil {
 		t.Errorf("%+v, %v", b, err)
 	}
 	if b, err = w.view.Explain(t.Context(), 4711); err != nil || b.Kind != "unknown" || b.Since != nil || b.Remedy != "" {
@@ -90,7 +90,7 @@ func TestExplain(t *testing.T) {
 	other := openAs(t, w.pool, "graphile_worker")
 	pgtest.Do(t, w.pool, `select graphile_worker.add_job('a', queue_name => 'q'), graphile_worker.pause_queue('q')`)
 	b, err = other.Explain(t.Context(), 1)
-	if err != nil || b.Remedy != "let it go on: select graphile_worker.resume_queue('q'); or: offstage queues resume q --schema graphile_worker" {
+	if err != nil || b.Remedy != "let it go on: `select graphile_worker.resume_queue('q');` or: `offstage queues resume q --schema graphile_worker`" {
 		t.Errorf("%+v, %v", b, err)
 	}
 }

@@ -14,6 +14,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/offstage-dev/offstage/internal/view"
 )
@@ -70,6 +72,7 @@ func (s *Server) funcs() template.FuncMap {
 		"stepWords":   stepWords,
 		"age":         age, // how long something has lasted
 		"once":        once,
+		"remedy":      remedyLines,
 		"live": func(topic string, pairs ...any) (string, error) {
 			q, err := query(pairs...)
 			return topic + string(q), err
@@ -77,6 +80,37 @@ func (s *Server) funcs() template.FuncMap {
 	}
 	maps.Copy(all, chartFuncs())
 	return all
+}
+
+// remedyLine is a part of what is to be done: words, or a command to be copied.
+type remedyLine struct{ Text, Kind string } // Kind is SQL, CLI, or "" for words
+
+// remedyLines are the parts of a remedy: the words between commands without the punctuation that held them together.
+func remedyLines(remedy string) (lines []remedyLine) {
+	parts := view.RemedyParts(remedy)
+	for i, p := range parts {
+		switch {
+		case p.Code && strings.HasPrefix(p.Text, "offstage "):
+			lines = append(lines, remedyLine{p.Text, "CLI"})
+			continue
+		case p.Code:
+			lines = append(lines, remedyLine{p.Text, "SQL"})
+			continue
+		}
+		text := p.Text
+		if i > 0 {
+			text = strings.TrimLeft(text, " ;,.")
+		}
+		if i == len(parts)-1 {
+			text = sentence(text)
+		} else if first, size := utf8.DecodeRuneInString(text); i == 0 && size > 0 {
+			text = string(unicode.ToUpper(first)) + text[size:]
+		}
+		if text = strings.TrimSpace(text); text != "" {
+			lines = append(lines, remedyLine{text, ""})
+		}
+	}
+	return lines
 }
 
 // once is the key of a form that adds something: however often it is sent, it adds that once.

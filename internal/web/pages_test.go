@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -216,6 +217,43 @@ func TestWorkersPage(t *testing.T) {
 	s.post("/workers/worker-2/stop").has(404, "none of this id lives")
 	s.post("/workers/x/stop").has(404)
 	s.get("/audit").has(200, "worker 1", "drain", "stop")
+}
+
+// Commands of what is to be done can be copied, whatever names are in them.
+func TestRemedies(t *testing.T) {
+	t.Parallel()
+	s := newPageSite(t, Config{})
+	const name = "<b>`x` 'y'\"</b>"
+	s.exec(`select offstage.register('host', 7, 'v1', 3, '[{"name": "a"}]')`)
+	s.exec(`select offstage.add_job('a', queue_name => $1), offstage.add_job('nobody')`, name)
+	s.exec(`select offstage.pause_queue($1)`, name)
+	escaped := `&lt;b&gt;` + "`x`" + ` &#39;y&#39;&#34;&lt;/b&gt;`
+	cli := strings.ReplaceAll(escaped, "&#39;", `&#39;\&#39;&#39;`)
+	sql := strings.ReplaceAll(escaped, "&#39;", "&#39;&#39;")
+	html := []string{
+		`<p><bdi>Let it go on:</bdi></p>`,
+		`<span class="copy-kind">SQL</span><code><bdi>select offstage.resume_queue(&#39;` + sql + `&#39;);</bdi></code>`,
+		`data-copy="select offstage.resume_queue(&#39;` + sql + `&#39;);"`, `<p><bdi>or:</bdi></p>`,
+		`<span class="copy-kind">CLI</span><code><bdi>offstage queues resume &#39;` + cli + `&#39;</bdi></code>`,
+		`data-copy="offstage queues resume &#39;` + cli + `&#39;"`,
+	}
+	s.get("/").has(200, html...).has(200, "the name is wrong, delete the jobs:", `data-copy="offstage jobs delete --task nobody"`).hasNot("<b>`", "``")
+	s.get("/jobs/1").has(200, html...).has(200, "What to do").hasNot("<b>`", "``")
+}
+
+func TestRemedyLines(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string][]remedyLine{
+		"":                nil,
+		"look at its log": {{"Look at its log.", ""}},
+		"é `offstage x`":  {{"É", ""}, {"offstage x", "CLI"}},
+		"a: `select 1;` or: `offstage b`; or start another one": {{"A:", ""}, {"select 1;", "SQL"}, {"or:", ""}, {"offstage b", "CLI"}, {"Or start another one.", ""}},
+		"`offstage worker`, without --forbid-flag":              {{"offstage worker", "CLI"}, {"Without --forbid-flag.", ""}},
+	} {
+		if got := remedyLines(text); !slices.Equal(got, want) {
+			t.Errorf("%q: %q instead of %q", text, got, want)
+		}
+	}
 }
 
 func TestFind(t *testing.T) {

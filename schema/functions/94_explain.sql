@@ -1,9 +1,16 @@
 -- Why a job is not running, or what it is doing, and what to do about it.
 
+-- A command, in the text of a remedy: in backticks, as in Markdown, one more than there are in the command.
+create or replace function offstage_private.code(command text) returns text
+language sql immutable as $$
+  select f.fence || command || f.fence
+  from (select repeat('`', 1 + coalesce((select max(length(m.run[1])) from regexp_matches(command, '(`+)', 'g') m (run)), 0)) as fence) f
+$$;
+
 -- A command line of the program with this schema.
 create or replace function offstage_private.cli(arguments text) returns text
 language sql immutable as $$
-  select lower('OFFSTAGE') || ' ' || arguments || case when 'offstage' <> lower('OFFSTAGE') then ' --schema offstage' else '' end
+  select offstage_private.code(lower('OFFSTAGE') || ' ' || arguments || case when 'offstage' <> lower('OFFSTAGE') then ' --schema offstage' else '' end)
 $$;
 
 -- An argument of a command line.
@@ -14,7 +21,7 @@ $$;
 
 -- Two ways to do the same.
 create or replace function offstage_private.either(sql text, arguments text) returns text
-language sql immutable as $$ select format('select %s; or: %s', sql, offstage_private.cli(arguments)) $$;
+language sql immutable as $$ select offstage_private.code(format('select %s;', sql)) || ' or: ' || offstage_private.cli(arguments) $$;
 
 -- A time in a sentence: to the second, in UTC wherever it is read.
 create or replace function offstage_private.moment(at timestamptz) returns text
@@ -56,8 +63,8 @@ $$;
 --   rescue        its worker is gone, it will be given back
 --   failed        it is out of attempts, or has failed for good
 --   set_aside     it has crashed three workers in a row
--- because is a sentence; since and until are null where there is nothing to say; remedy says what to do, '' for nothing. New
--- kinds may come. Locks nothing, counts up to 10,000.
+-- because is a sentence; since and until are null where there is nothing to say; remedy says what to do, with commands in backticks
+-- as in Markdown, '' for nothing. New kinds may come. Locks nothing, counts up to 10,000.
 create or replace function offstage.explain_job(job_id bigint)
 returns table (kind text, because text, since timestamptz, until timestamptz, remedy text)
 language plpgsql stable

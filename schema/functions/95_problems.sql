@@ -28,7 +28,7 @@ begin
         case when s.state = 'active' then format(', for its query of %s', offstage_private.moment(s.query_start)) else '' end),
       s.xact_start,
       case when s.xact_start is null then 'look at that replica: hot_standby_feedback hands its old snapshots on'
-        else format('end that transaction, or: select pg_terminate_backend(%s); against the next one: idle_in_transaction_session_timeout', s.pid) end
+        else format('end that transaction, or: %s against the next one: idle_in_transaction_session_timeout', offstage_private.code(format('select pg_terminate_backend(%s);', s.pid))) end
     from pg_catalog.pg_stat_activity s
     where s.backend_xmin is not null and s.pid <> pg_backend_pid() and (s.datname = current_database() or s.datname is null)
       and s.backend_type is distinct from 'autovacuum worker'
@@ -37,7 +37,7 @@ begin
   return query
     select 'transaction ' || x.gid, case when x.prepared < at - interval '1 hour' then 'critical' else 'warning' end,
       format('the prepared transaction %L of %s is open since %s: dead rows cannot be removed, and what it has locked stays locked', x.gid, x.owner, offstage_private.moment(x.prepared)), x.prepared,
-      format('as %s: commit prepared %L, or: rollback prepared %L', x.owner, x.gid, x.gid)
+      format('as %s: %s or: %s', x.owner, offstage_private.code(format('commit prepared %L;', x.gid)), offstage_private.code(format('rollback prepared %L;', x.gid)))
     from pg_catalog.pg_prepared_xacts x
     where x.database = current_database() and x.prepared < at - older_than order by x.prepared limit 5;
   return query
@@ -47,7 +47,7 @@ begin
           case when s.bytes > 1 << 30 then format('keeps %s of WAL', pg_size_pretty(s.bytes)) end,
           case when s.wal_status in ('unreserved', 'lost') then 'has lost WAL, or is about to' end)),
       null::timestamptz,
-      case when s.active then 'see why its replica lags' else format('start its replica, or: select pg_drop_replication_slot(%L)', s.slot_name) end
+      case when s.active then 'see why its replica lags' else 'start its replica, or: ' || offstage_private.code(format('select pg_drop_replication_slot(%L);', s.slot_name)) end
     from (
       select o.slot_name, o.active, o.wal_status, greatest(age(o.xmin), case when o.database = current_database() then age(o.catalog_xmin) end) as age,
         case when not pg_is_in_recovery() then pg_wal_lsn_diff(pg_current_wal_lsn(), o.restart_lsn) end::bigint as bytes
@@ -58,8 +58,8 @@ begin
 end $$;
 
 -- What is wrong, the worst first; no rows: nothing is. severity is critical (jobs do not run, or are lost soon) or warning; subject
--- a task, queue, schedule, worker or session, '' for the whole; remedy says what to do; page is where to look: jobs, tasks, queues,
--- schedules, workers, errors, or '' for the server. kind is one of
+-- a task, queue, schedule, worker or session, '' for the whole; remedy says what to do, with commands in backticks as in Markdown; page is where to
+-- look: jobs, tasks, queues, schedules, workers, errors, or '' for the server. kind is one of
 --   no_worker            jobs wait, and no worker is running
 --   task_without_worker  jobs wait for a task that no running worker knows, or all that know it forbid their flags
 --   oldest_waiting       a job that could run waits for more than a minute; critical after ten
@@ -334,7 +334,7 @@ begin
       and exists (select from offstage_private.worker w where offstage_private.lives(w, clock) and w.started_at < clock - 3 * c.period - interval '30 s');
   return query
     select 'history_budget', 'warning', '', format('history and logs take %s; their budget is %s', pg_size_pretty(s.bytes), pg_size_pretty(b.bytes)), null::timestamptz,
-      format('keep it for fewer days than %s: select offstage.keep_history(%s); or keep failures alone, for tasks with many jobs: %s', d.days, greatest(d.days - 1, 1),
+      format('keep it for fewer days than %s: %s or keep failures alone, for tasks with many jobs: %s', d.days, offstage_private.code(format('select offstage.keep_history(%s);', greatest(d.days - 1, 1))),
         offstage_private.cli('tasks configure TASK --keep failures')), ''
     from offstage_private.budget b
     cross join lateral (
