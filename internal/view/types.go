@@ -166,7 +166,7 @@ type ErrorGroup struct {
 	Task        string    `json:"task"`
 	Class       string    `json:"class"`   // TypeError, exit status 3; "" unknown
 	Message     string    `json:"message"` // normalised: what differs from job to job is <…>
-	Sample      string    `json:"sample"`  // the error of the last job, its first 300 characters
+	Sample      string    `json:"sample"`  // the error of the last job: its first 300 characters, or the line of it that tells
 	FirstSeen   time.Time `json:"first_seen"`
 	LastSeen    time.Time `json:"last_seen"`
 	Hour        Count     `json:"hour"`

@@ -362,7 +362,7 @@ begin
       coalesce(j.max_attempts, t.max_attempts, 25::smallint), j.run_at, j.added_at, l.claimed_at,
       case when j.state = 'failed' then (
         select max(h.settled_at + interval '0') from offstage_private.history h where h.job_id = j.id and h.outcome = 'failed') end,
-      'worker-' || l.worker_id, p.percent, left(j.last_error, 300)
+      'worker-' || l.worker_id, p.percent, offstage_private.error_sample(j.last_error)
     from j
     join offstage_private.task t on t.id = j.task_id
     left join offstage_private.queue q on q.id = j.queue_id
@@ -384,7 +384,7 @@ as $$
 begin
   return query
     select h.job_id, h.outcome, t.name, q.name, h.key, h.priority, h.attempt, coalesce(t.max_attempts, 25::smallint), h.run_at, h.added_at,
-      h.claimed_at, h.settled_at, 'worker-' || h.worker_id, null::real, left(h.error, 300)
+      h.claimed_at, h.settled_at, 'worker-' || h.worker_id, null::real, offstage_private.error_sample(h.error)
     from unnest(job_ids, ats) with ordinality u (id, at, n)
     cross join lateral (
       select * from offstage_private.history h

@@ -1,20 +1,54 @@
 -- Errors that are alike, as groups. An attempt that failed has the fingerprint of its error in history, a failed job its last one.
 
--- The line of an error that tells what happened: the first one, or the last one of a Python traceback.
+-- The line of an error that tells what happened: the first one; the last one of a Python traceback; of an executable, whose error is how
+-- it ended and what it printed at last, how it ended and the last line of that which is no part of a stack: see told_last(). If it
+-- was stopped, what it printed says nothing of why.
 create or replace function offstage_private.error_line(error text) returns text
 language plpgsql immutable as $$
 declare
   head text := ltrim(left(error, 1000), E' \t\r\n');
   line text := split_part(head, E'\n', 1);
+  ending text;
 begin
-  if strpos(line, 'Traceback (most recent call last)') > 0 then
+  if left(line, 12) = 'exit status ' or left(line, 10) = 'killed by ' then
+    ending := substring(line from '^(?:exit status \d+|killed by (?:SIG[A-Z0-9]+|signal \d+)(?: \([^)]*\))?): ');
+    if ending is not null then
+      line := offstage_private.told_last(substr(ltrim(error, E' \t\r\n'), length(ending) + 1));
+      if strpos(error, 'Traceback (most recent call last)') = 0 then  -- which says the class by itself
+        line := ending || line;
+      end if;
+    end if;
+  elsif strpos(line, 'Traceback (most recent call last)') > 0 then
     line := regexp_replace(right(rtrim(error, E' \t\r\n'), 1000), '^.*\n', '');
+  elsif strpos(line, '; it ') > 0 then
+    line := coalesce(substring(line from '^(.*?; it (?:was ended by SIG[A-Z0-9]+|was killed(?:, \S+ after SIGTERM)?|cannot be killed)): '), line);
   end if;
   line := rtrim(line, E' \t\r');
   if right(line, 11) = ': set aside' then
     line := regexp_replace(line, ', the third( time)? in a row: set aside$', '');
   end if;
   return ltrim(left(line, 300), E' \t');
+end $$;
+
+-- The line of what a program printed before it ended that says why: the panic of a Go program; the last line of a Python traceback, and of
+-- all else, that is not indented, as the frames of stacks are, and not what Node says of itself.
+create or replace function offstage_private.told_last(output text) returns text
+language plpgsql immutable as $$
+declare
+  lines text[] := string_to_array(right(rtrim(output, E' \t\r\n'), 8000), E'\n');
+  last text := lines[cardinality(lines)];
+begin
+  for i in reverse cardinality(lines) .. 1 loop
+    if lines[i] ~ '^(panic|fatal error|Caused by): ' then
+      return rtrim(lines[i], E' \t\r');
+    end if;
+  end loop;
+  for i in reverse cardinality(lines) .. 1 loop
+    if lines[i] !~ '^\s|^$|^Node\.js v\d|^\.\.\. \d+ ' then
+      return rtrim(lines[i], E' \t\r');
+    end if;
+  end loop;
+  return trim(last, E' \t\r');
 end $$;
 
 -- What kind of error it is, as far as its line says: TypeError, exit status 3, SQLSTATE 23505, HTTP 503; '' if it does not.
@@ -87,6 +121,13 @@ begin
   return left(md5(concat_ws(E'\n', task, offstage_private.line_class(line), offstage_private.normalised_line(line))), 12);
 end $$;
 
+-- The beginning of an error, or the line that tells what happened if it is another one.
+create or replace function offstage_private.error_sample(error text) returns text
+language sql immutable as $$
+  select case when starts_with(split_part(ltrim(left(error, 1000), E' \t\r\n'), E'\n', 1), l.line) then left(error, 300) else l.line end
+  from (select offstage_private.error_line(error) as line) l
+$$;
+
 -- All that is known of the errors with these fingerprints, in their order, by one statement: to begin with all partitions takes longer than to
 -- look into them. Counts stop at "most". No row for one of which there is none any more.
 create or replace function offstage_private.error_groups(fingerprints text[], most integer)
@@ -102,7 +143,7 @@ declare
   at timestamptz := offstage_private.clock();
 begin
   return query
-    select f.print, t.name, offstage_private.error_class(l.error), offstage_private.normalised(l.error), left(l.error, 300),
+    select f.print, t.name, offstage_private.error_class(l.error), offstage_private.normalised(l.error), offstage_private.error_sample(l.error),
       coalesce((select h.settled_at from offstage_private.history h where h.fingerprint = f.print order by h.settled_at limit 1), l.settled_at),
       l.settled_at, c.hour, c.day, c.week,
       (select count(*) from (select from offstage_private.job j where j.failed and j.fingerprint = f.print limit most) x), most, l.job_id
@@ -134,7 +175,7 @@ returns table (
 language sql stable as $$ select g.* from offstage_private.error_groups(array[of_fingerprint], most) g $$;
 
 -- Errors that are alike, as groups, of one task if wanted, the last seen first: what kind it is (class, '' if nobody knows), the
--- message without what differs from job to job, the error of the last job (its first 300 characters), when such an error was
+-- message without what differs from job to job, the error of the last job (its first 300 characters, or the line that tells), when such an error was
 -- first and last seen in what history keeps, in how many attempts in the last hour, day and week, and how many jobs are there that
 -- have failed with it. Counts stop at counted_to. Looks at about a thousand groups of the latest days, and answers at most max_rows of them. The jobs
 -- of a group: those whose fingerprint it is. Locks nothing.
