@@ -3,11 +3,13 @@ package cli
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/spf13/cobra"
 )
 
@@ -56,6 +58,10 @@ func (a *app) auditCommand() *cobra.Command {
 					select a.id::text, a.at, a.who, a.source, a.from_where, a.action, a.target, coalesce(a.ids::text[], '{}'), a.n, a.before::text, a.after::text, a.reason
 					from offstage.audit(nullif($1::text, ''), nullif($2::text, ''), nullif($3::text, ''), nullif($4::bigint, 0), $5::integer) a`,
 					target, who, action, before, limit+1)
+				var pg *pgconn.PgError
+				if errors.As(err, &pg) && pg.Code == "22023" {
+					return failed(Usage, pg.Hint, "%s", pg.Message)
+				}
 				if err != nil {
 					return err
 				}

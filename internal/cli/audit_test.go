@@ -40,6 +40,8 @@ func TestAudit(t *testing.T) {
 		t.Errorf("%+v", rows)
 	}
 	s.want(Usage, "audit", "--limit", "0").says(t, "1 to 999")
+	s.want(Usage, "audit", "--action", "cancle").says(t, "there is no action 'cancle'").says(t, "bulk retry, cancel, ")
+	s.want(Done, "audit", "--action", "bulk retry").says(t, "no changes")
 	// Who paused it, where somebody asks why a job waits.
 	s.want(Done, "queues", "pause", "mail")
 	s.want(Done, "add", "t", "--queue", "mail")

@@ -293,6 +293,7 @@ func TestAuditOperation(t *testing.T) {
 	if len(older.Entries) != 3 || older.Older != "" || *older.Entries[0].Reason != "no more" {
 		t.Errorf("the older part is %+v", older)
 	}
+	s.call("GET /audit?action=paws").problem(422, isInvalid, "bulk retry, cancel")
 	if got := bodyOf[auditList](s.call("GET /audit?action=pause&who=anonymous&target=queue%20q"), 200); len(got.Entries) != 1 {
 		t.Errorf("the filter found %+v", got)
 	}

@@ -134,7 +134,7 @@ func (s *Server) copyAudit(f view.AuditFilter) copyText {
 		if sql != "" {
 			sql += ", "
 		}
-		sql += p[0] + " => " + sqlLiteral(p[1])
+		sql += "of_" + p[0] + " => " + sqlLiteral(p[1])
 		cli += " --" + p[0] + " " + shellWord(p[1])
 	}
 	return copyText{SQL: s.sqlText("select * from offstage.audit(") + sql + ");", CLI: cli}

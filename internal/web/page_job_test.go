@@ -83,7 +83,7 @@ func TestJobPage(t *testing.T) {
 	audit := u.page("/audit")
 	u.has(audit, "ada", "delete", "duplicate", "retry", fmt.Sprintf("job %d", traced), "2099")
 	u.hasNot(audit, "hunter2")
-	u.has(u.page("/audit?action=delete&who=ada"), "offstage audit --who ada --action delete", "select * from offstage.audit(who => 'ada', action => 'delete');")
+	u.has(u.page("/audit?action=delete&who=ada"), "offstage audit --who ada --action delete", "select * from offstage.audit(of_who => 'ada', of_action => 'delete');")
 	if n := len(rows(u.page("/audit?action=delete"))); n != 1 {
 		t.Errorf("got %d deletions", n)
 	}
@@ -92,6 +92,9 @@ func TestJobPage(t *testing.T) {
 	}
 	u.has(u.page("/audit?source=cli"), "No change matches")
 	u.has(u.page("/audit?who=bob"), "No change matches")
+	if a := u.get("/audit?action=deleet"); a.status != http.StatusUnprocessableEntity || !strings.Contains(a.text(), "There is no action 'deleet'") || !strings.Contains(a.text(), "bulk retry, cancel") {
+		t.Errorf("got %d %s", a.status, a.text())
+	}
 	if a := u.get("/audit?cursor=x"); a.status != http.StatusNotFound {
 		t.Errorf("got %d", a.status)
 	}

@@ -386,7 +386,7 @@ func TestHostile(t *testing.T) {
 	for _, path := range []string{
 		"/jobs", "/jobs?task=" + url.QueryEscape(bad), "/jobs?q=" + url.QueryEscape("x:"+bad), "/jobs?queue=" + url.QueryEscape(slashes) + "&key=" + url.QueryEscape(bad) + "&flag=" + url.QueryEscape(bad) +
 			"&error=" + url.QueryEscape(bad) + "&payload_path=" + url.QueryEscape(bad) + "&payload_value=" + url.QueryEscape(bad),
-		here, here + "/edit", "/errors", "/errors?task=" + url.QueryEscape(bad), "/errors/" + fingerprint[1], "/audit", "/audit?who=" + url.QueryEscape(bad) + "&action=" + url.QueryEscape(bad) + "&target=" + url.QueryEscape(bad),
+		here, here + "/edit", "/errors", "/errors?task=" + url.QueryEscape(bad), "/errors/" + fingerprint[1], "/audit", "/audit?who=" + url.QueryEscape(bad) + "&target=" + url.QueryEscape(bad),
 	} {
 		answers[path] = u.page(path)
 	}
@@ -394,6 +394,7 @@ func TestHostile(t *testing.T) {
 	answers["diff"] = u.post(here+"/edit", url.Values{"revision": {fmt.Sprint(pgtest.One[int](t, u.pool, "select revision from offstage.jobs"))}, "payload": {`{"new": "<script>alert(3)</script>"}`}, "priority": {"0"}, "max_attempts": {"25"}})
 	answers["wrong"] = u.post(here+"/edit", url.Values{"revision": {bad}, "payload": {bad}, "priority": {bad}, "max_attempts": {bad}})
 	answers["delete"] = u.post(here+"/delete", nil)
+	answers["no action"] = u.get("/audit?action=" + url.QueryEscape(bad))
 	answers["no job"] = u.get("/jobs/" + url.PathEscape(bad))
 	answers["no error"] = u.get("/errors/" + url.PathEscape(bad))
 	answers["no part"] = u.get(here + "/" + url.PathEscape(bad))

@@ -69,7 +69,7 @@ begin
   select bulk_start.action, bulk_start.filter, bulk_start.ids, bulk_start.run_at, bulk_start.reason, offstage_private.actor(), now(),
     (select last_value from offstage_private.job_id), (select last_value + 1024 from offstage_private.claim), c.n, c.more, now()
   returning id into new_id;
-  perform offstage_private.note('bulk ' || action, case when filter is not null then c.n || case when c.more then '+' else '' end || ' jobs' else cardinality(ids) || ' jobs' end,
+  perform offstage_private.note('bulk ' || action, case when filter is not null then case when c.more then c.n || '+ jobs' else offstage_private.plural(c.n, 'job') end end,
     ids, null, json_strip_nulls(json_build_object('bulk', new_id::text, 'filter', filter, 'run_at', run_at)), reason);
   return new_id;
 end $$;
@@ -149,7 +149,7 @@ create or replace view offstage.bulks as
 
 -- Changes a job that is not running; null leaves a value. One that has failed is tried again, from attempt 1 and at once unless run_at says
 -- otherwise. revision refuses the edit when the job has been edited, or replaced under its key, since it was read. Locks as retry_jobs does.
--- Raises P0002 for an unknown job, OS003 "has changed", 55006 "is running", 23514 where no attempts would be left, 22003 beyond smallint.
+-- With run_at alone the audit calls it a reschedule. Raises P0002 for an unknown job, OS003 "has changed", 55006 "is running", 23514 where no attempts would be left, 22003 beyond smallint.
 create or replace function offstage.edit_job(
   job_id bigint, payload json default null, run_at timestamptz default null, priority integer default null, max_attempts integer default null,
   revision integer default null
@@ -161,6 +161,7 @@ declare
   j offstage_private.job;
   before json;
   after json;
+  action text := case when edit_job.run_at is not null and edit_job.payload is null and edit_job.priority is null and edit_job.max_attempts is null then 'reschedule' else 'edit' end;
 begin
   perform offstage_private.check_job(null, edit_job.max_attempts, null, null);
   select * into j from offstage_private.seize(array[edit_job.job_id]);
@@ -182,7 +183,7 @@ begin
   j.run_at := coalesce(edit_job.run_at, case when j.failed then least(j.run_at, now()) else j.run_at end);
   if old.failed then
     insert into offstage_private.history (settled_at, job_id, added_at, run_at, task_id, queue_id, attempt, priority, outcome, key, error)
-    values (offstage_private.clock(), j.id, j.added_at, old.run_at, j.task_id, j.queue_id, j.attempts, old.priority, 'retried', j.key, 'edited by hand');
+    values (offstage_private.clock(), j.id, j.added_at, old.run_at, j.task_id, j.queue_id, j.attempts, old.priority, 'retried', j.key, case action when 'edit' then 'edited by hand' else 'rescheduled by hand' end);
     j.failed := false;
     j.attempts := 0;
   elsif j.attempts >= offstage_private.attempts_of(j) then
@@ -197,7 +198,7 @@ begin
   from (values ('payload', old.payload, j.payload), ('run_at', to_json(old.run_at), to_json(j.run_at)), ('priority', to_json(old.priority), to_json(j.priority)),
     ('max_attempts', to_json(old.max_attempts), to_json(j.max_attempts)), ('failed', to_json(old.failed), to_json(j.failed))) c (name, before, after)
   where c.before::text is distinct from c.after::text;
-  perform offstage_private.note('edit', 'job ' || j.id, array[j.id], before, after, null);
+  perform offstage_private.note(action, 'job ' || j.id, array[j.id], before, after, null);
   return offstage_private.job_row(j);
 end $$;
 

@@ -39,6 +39,14 @@ $$;
 create or replace function offstage_private.plural(n bigint, noun text) returns text
 language sql immutable as $$ select n || ' ' || noun || case when n = 1 then '' else 's' end $$;
 
+-- How long something takes, as people say it: "2 s", "1.5 min", "12 h".
+create or replace function offstage_private.span(length interval) returns text
+language sql immutable as $$
+  select trim_scale(round(case when s.n < 100 then s.n when s.n < 6000 then s.n / 60 when s.n < 172800 then s.n / 3600 else s.n / 86400 end, 1))
+    || case when s.n < 100 then ' s' when s.n < 6000 then ' min' when s.n < 172800 then ' h' else ' days' end
+  from (select extract(epoch from length)::numeric as n) s
+$$;
+
 -- How many slots the first hundred living workers that know a task have, and how many of them are taken.
 create or replace function offstage_private.slots_for(of_task integer, out workers integer, out slots integer, out taken integer)
 language sql stable as $$

@@ -326,7 +326,7 @@ begin
   -- What workers do besides jobs, and what history takes.
   return query
     select 'chore_failing', case when c.name in ('rescue', 'promote') then 'critical' else 'warning' end, c.name,
-      case c.state when 'failing' then format('the chore %L fails: %s', c.name, left(c.error, 300)) else format('the chore %L is to run every %s, and last ran at %s', c.name, c.period, coalesce(offstage_private.moment(c.ran_at), 'no time')) end,
+      case c.state when 'failing' then format('the chore %L fails: %s', c.name, left(c.error, 300)) else format('the chore %L is to run every %s, and last ran at %s', c.name, offstage_private.span(c.period), coalesce(offstage_private.moment(c.ran_at), 'no time')) end,
       case c.state when 'failing' then c.failed_at else c.ran_at end,
       case c.state when 'failing' then 'see what the error says; all workers try it again' else 'look what the workers'' log says of it, and whether they wait for a lock (pg_stat_activity)' end, 'workers'
     from offstage.chores c

@@ -1,6 +1,13 @@
 -- Who changed what. Functions that people use to change something by hand note it, in the transaction of the change; what workers
 -- do by themselves is not noted.
 
+-- What is done by hand, as the audit calls it.
+create or replace function offstage_private.audit_actions() returns text[]
+language sql immutable as $$
+  select '{add,bulk cancel,bulk delete,bulk reschedule,bulk retry,cancel,change,complete,configure,create token,delete,drain,duplicate,edit,fail,pause,remove,reschedule,'
+    'resume,retry,revoke token,run,stop,unlock}'::text[]
+$$;
+
 -- Notes one change; of jobs, as one entry however many they are: without ids there was nothing to change, and nothing is noted.
 -- Who did it, and from where, says the setting offstage.actor of the session or transaction, {"who": …, "source": ui, api or
 -- cli, "from": …}; without it, the session's user and address. It is a note, no proof: whoever may call may set it. With "noted":
@@ -40,8 +47,8 @@ language sql stable as $$
 $$;
 
 -- What people have changed, the latest first: of one target ("queue x", "task y", "schedule z", "worker 3", "job 7"), by one, or of one action,
--- if wanted. For the next page give the id of the last row as before_id. ids are the first 1000 jobs of n. A filter looks at 20,000
--- entries and not further. Entries are kept for 90 days. Locks nothing.
+-- if wanted. For the next page give the id of the last row as before_id. ids are the first 1000 jobs of n. A filter looks at 20,000 entries and not further. Entries are kept for 90 days. Raises 22023 for an action that there is
+-- not. Locks nothing.
 create or replace function offstage.audit(
   of_target text default null,
   of_who text default null,
@@ -57,6 +64,10 @@ set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_so
 as $$
 #variable_conflict use_column
 begin
+  if not of_action = any (offstage_private.audit_actions()) then
+    raise invalid_parameter_value using message = format('there is no action %L', of_action),
+      hint = 'Actions: ' || array_to_string(offstage_private.audit_actions(), ', ') || '.';
+  end if;
   return query
     select x.id, x.at, x.who, x.source, x.from_where, x.action, x.target, x.ids, x.n, x.before, x.after, x.reason
     from (
