@@ -11,6 +11,7 @@ import (
 	"github.com/offstage-dev/offstage"
 	"github.com/offstage-dev/offstage/internal/pgtest"
 	"github.com/offstage-dev/offstage/internal/view"
+	"github.com/offstage-dev/offstage/internal/web/guard"
 	"github.com/offstage-dev/offstage/worker"
 )
 
@@ -231,6 +232,27 @@ func TestOverviewErrorsAndWorkers(t *testing.T) {
 	list := bodyOf[workerList](s.call("GET /workers"), 200).Workers
 	if len(list) != 1 || list[0].State != "alive" || list[0].Running != 1 || len(list[0].Jobs) != 1 || list[0].Jobs[0].Task != "wait" || len(list[0].Tasks) != 2 {
 		t.Errorf("the workers are %+v", list)
+	}
+}
+
+// Of a payload of 5 MB the audit keeps the beginning, in which secrets stay hidden.
+func TestAuditOfLargePayload(t *testing.T) {
+	t.Parallel()
+	s := newAPISite(t, Config{})
+	payload := `{"to": "%s", "token": "s3cret", "text": "` + strings.Repeat("x", 5<<20) + `", "card": {"number": 4711}}`
+	id := pgtest.One[int64](t, s.pool, `select id from offstage.add_job('a', $1::text::json)`, fmt.Sprintf(payload, "ada"))
+	pgtest.Do(t, s.pool, `select offstage.edit_job($1, $2::text::json)`, id, fmt.Sprintf(payload, "bo"))
+	if n := pgtest.One[int](t, s.pool, `select max(octet_length(before::text) + octet_length(after::text)) from offstage_private.audit`); n > 32<<10 {
+		t.Errorf("the audit keeps %d bytes", n)
+	}
+	list := bodyOf[auditList](s.call("GET /audit"), 200).Entries
+	if len(list) != 1 {
+		t.Fatalf("%d entries", len(list))
+	}
+	for who, got := range map[string]string{"ada": string(list[0].Before), "bo": string(list[0].After)} {
+		if !strings.Contains(got, who) || !strings.Contains(got, "bytes were cut") || !strings.Contains(got, guard.Hidden) || strings.Contains(got, "s3cret") {
+			t.Errorf("of %s: %.200s … %s", who, got, got[max(0, len(got)-200):])
+		}
 	}
 }
 

@@ -8,10 +8,54 @@ language sql immutable as $$
     'resume,retry,revoke token,run,stop,unlock}'::text[]
 $$;
 
+-- JSON of at most "room" bytes, at least 200, which says what was cut. It stays JSON, with the keys that lead to what is left: what is hidden by its key
+-- stays hidden. depth is how deep this one is in another.
+create or replace function offstage_private.cut_json(value json, room integer, depth integer default 0) returns json
+language plpgsql immutable as $$
+#variable_conflict use_variable
+declare
+  size integer := octet_length(value::text);
+  kind text := json_typeof(value);
+  kept text := '';
+  name text;
+  item record;
+begin
+  if value is null or size <= room then
+    return value;
+  end if;
+  if kind = 'string' then
+    kept := left(value #>> '{}', room);
+    while octet_length(to_json(kept)::text) > room - 50 loop
+      kept := left(kept, length(kept) * 3 / 4);
+    end loop;
+    return to_json(kept || offstage_private.cut_mark(size - octet_length(kept)));
+  elsif kind in ('object', 'array') and depth < 16 then
+    for item in
+      select o.key, o.value from json_each(case kind when 'object' then value else '{}' end) o
+      union all select null, a.value from json_array_elements(case kind when 'array' then value else '[]' end) a
+    loop
+      name := coalesce(to_json(item.key)::text || ':', '');
+      if octet_length(kept) + octet_length(name) > room - 200 then
+        name := case kind when 'object' then '"…":' else '' end || to_json(trim(offstage_private.cut_mark(size - octet_length(kept))))::text;
+        kept := kept || case when kept = '' then '' else ',' end || name;
+        exit;
+      end if;
+      kept := kept || case when kept = '' then '' else ',' end || name || offstage_private.cut_json(item.value, room - octet_length(kept) - octet_length(name) - greatest(100, least(1000, room / 8)), depth + 1);
+    end loop;
+    return case kind when 'object' then '{' || kept || '}' else '[' || kept || ']' end;
+  end if;
+  return to_json(trim(offstage_private.cut_mark(size)));
+exception when untranslatable_character then  -- U+0000 in a text
+  return to_json(trim(offstage_private.cut_mark(size)));
+end $$;
+
+create or replace function offstage_private.cut_mark(bytes integer) returns text
+language sql immutable as $$ select ' … ' || trim(to_char(bytes, '999,999,999,999')) || ' bytes were cut' $$;
+
 -- Notes one change; of jobs, as one entry however many they are: without ids there was nothing to change, and nothing is noted.
 -- Who did it, and from where, says the setting offstage.actor of the session or transaction, {"who": …, "source": ui, api or
 -- cli, "from": …}; without it, the session's user and address. It is a note, no proof: whoever may call may set it. With "noted":
--- true, the change is a part of one that is noted already.
+-- true, the change is a part of one that is noted already. Of before and after, 16 KiB each are kept.
 create or replace function offstage_private.note(action text, target text, ids bigint[], before json, after json, reason text) returns void
 language plpgsql as $$
 declare
@@ -35,7 +79,7 @@ begin
   values (offstage_private.clock(), coalesce(actor ->> 'who', session_user), coalesce(actor ->> 'source', 'sql'),
     coalesce(actor ->> 'from', host(inet_client_addr()), 'local'), action,
     coalesce(target, case when cardinality(ids) = 1 then 'job ' || ids[1] else cardinality(ids) || ' jobs' end),
-    ids[1:1000], coalesce(cardinality(ids), 1), before, after, reason);
+    ids[1:1000], coalesce(cardinality(ids), 1), offstage_private.cut_json(before, 16384), offstage_private.cut_json(after, 16384), reason);
 end $$;
 
 -- When and by whom this was last done to something, as words to go behind "is paused"; '' if nobody knows.
@@ -47,7 +91,8 @@ language sql stable as $$
 $$;
 
 -- What people have changed, the latest first: of one target ("queue x", "task y", "schedule z", "worker 3", "job 7"), by one, or of one action,
--- if wanted. For the next page give the id of the last row as before_id. ids are the first 1000 jobs of n. A filter looks at 20,000 entries and not further. Entries are kept for 90 days. Raises 22023 for an action that there is
+-- if wanted. For the next page give the id of the last row as before_id. ids are the first 1000 jobs of n. before and after are cut after
+-- 16 KiB, and say so. A filter looks at 20,000 entries and not further. Entries are kept for 90 days. Raises 22023 for an action that there is
 -- not. Locks nothing.
 create or replace function offstage.audit(
   of_target text default null,
