@@ -157,7 +157,7 @@ func interval(d time.Duration) string { return fmt.Sprintf("%d s", int64(d/time.
 
 // send sends a batch and does what its statements were given to do.
 func (db *DB) send(ctx context.Context, what string, batch *pgx.Batch) error {
-	if err := db.reads.SendBatch(ctx, batch).Close(); err != nil {
+	if err := db.reads.batch(ctx, batch); err != nil {
 		return fmt.Errorf("%s: %w", what, err)
 	}
 	return nil

@@ -12,10 +12,10 @@ import (
 )
 
 // DB is a database as people see it. Reads have a pool of their own, of four connections that cannot write and give up after two
-// seconds, and whose plans go along indexes whatever the planner believes of a table, so that no page harms the workers; writes go
+// seconds, and of which one client has two at a time; their plans go along indexes whatever the planner believes of a table, so that no page harms the workers; writes go
 // through the pool of the program.
 type DB struct {
-	reads  *pgxpool.Pool
+	reads  *reads
 	writes *pgxpool.Pool
 	schema string
 	kick   chan struct{} // a bulk was started here: RunBulks
@@ -33,15 +33,15 @@ func Open(ctx context.Context, pool *pgxpool.Pool, schema string) (*DB, error) {
 			('enable_hashjoin', 'off'), ('enable_mergejoin', 'off'), ('client_min_messages', 'error')) s (name, value)`)
 		return err
 	}
-	reads, err := pgxpool.NewWithConfig(ctx, cfg)
+	own, err := pgxpool.NewWithConfig(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("view: %w", err)
 	}
-	return &DB{reads: reads, writes: pool, schema: schema, kick: make(chan struct{}, 1)}, nil
+	return &DB{reads: &reads{pool: own, clients: clients{all: map[string]*line{}}}, writes: pool, schema: schema, kick: make(chan struct{}, 1)}, nil
 }
 
 // Close ends the pool for reads.
-func (db *DB) Close() { db.reads.Close() }
+func (db *DB) Close() { db.reads.pool.Close() }
 
 // sql puts the schema's name into a statement.
 func (db *DB) sql(text string) string {

@@ -212,6 +212,9 @@ func asProblem(err error) *problem {
 		return &problem{Type: isChanged, Status: http.StatusConflict, Detail: words(err, pg)}
 	case errors.Is(err, offstage.ErrNotFound) && inDatabase:
 		return &problem{Type: isNotFound, Status: http.StatusNotFound, Detail: words(err, pg)}
+	case errors.Is(err, view.ErrCrowded):
+		return &problem{Type: isTooMany, Status: http.StatusTooManyRequests, retryAfter: "2",
+			Detail: "Your other requests still keep the database busy: each client has two reads at a time. Come back in two seconds; a narrower filter is faster."}
 	case errors.Is(err, view.ErrInvalid) && !inDatabase:
 		return &problem{Type: isInvalid, Status: http.StatusUnprocessableEntity, Detail: words(err, nil)}
 	case errors.Is(err, offstage.ErrNotFound):

@@ -10,12 +10,16 @@ import (
 	"io/fs"
 	"mime"
 	"net/http"
+	"net/netip"
 	"path"
 	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+
+	"github.com/offstage-dev/offstage/internal/view"
+	"github.com/offstage-dev/offstage/internal/web/guard"
 )
 
 //go:embed assets/*
@@ -129,6 +133,24 @@ func headers(next http.Handler) http.Handler {
 		h.Set("Cross-Origin-Opener-Policy", "same-origin")
 		h.Set("Cross-Origin-Resource-Policy", "same-origin")
 		next.ServeHTTP(w, r)
+	})
+}
+
+// forClient says whose reads are whose: those of a user or token, wherever they come from, or of an address (a /64 network of IPv6) without
+// authentication.
+func forClient(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		id := guard.FromContext(r.Context())
+		client := "user " + id.Name
+		if id.Via == guard.ViaNothing {
+			client = "address " + id.From
+			if a, err := netip.ParseAddr(id.From); err == nil && a.Is6() && !a.Is4In6() {
+				if network, err := a.WithZone("").Prefix(64); err == nil {
+					client = "network " + network.String()
+				}
+			}
+		}
+		next.ServeHTTP(w, r.WithContext(view.ForClient(r.Context(), client)))
 	})
 }
 

@@ -25,6 +25,10 @@ type live struct {
 	period time.Duration
 	now    func() time.Time
 
+	// These wait for the client's turn to read, and answer the context for reading: view.DB.Enter and EnterStream.
+	enter       func(context.Context) (context.Context, func(), error)
+	enterStream func(context.Context, <-chan struct{}) (context.Context, func(), error)
+
 	key   []byte        // of this process, see version
 	slots chan struct{} // streams read by so many at a time, see follow
 
@@ -73,7 +77,13 @@ const maxTopics = 500
 func newLive(period time.Duration) *live {
 	key := make([]byte, 32)
 	rand.Read(key) // never fails
-	return &live{period: period, now: time.Now, key: key, slots: make(chan struct{}, 2), reads: map[string]reader{}, topics: map[string]*topic{}}
+	return &live{
+		period: period, now: time.Now, key: key, slots: make(chan struct{}, 2), reads: map[string]reader{}, topics: map[string]*topic{},
+		enter: func(ctx context.Context) (context.Context, func(), error) { return ctx, func() {}, nil },
+		enterStream: func(ctx context.Context, _ <-chan struct{}) (context.Context, func(), error) {
+			return ctx, func() {}, nil
+		},
+	}
 }
 
 // register is called while the routes are made.
@@ -85,6 +95,11 @@ func (l *live) get(ctx context.Context, name string, args url.Values) (sample, e
 	if read == nil {
 		return sample{}, fmt.Errorf("web: there is no topic %q", name)
 	}
+	ctx, leave, err := l.enter(ctx) // first, because others may wait for the topic
+	if err != nil {
+		return sample{}, err
+	}
+	defer leave()
 	t := l.topic(name + "?" + args.Encode())
 	select {
 	case t.turn <- struct{}{}:
@@ -104,6 +119,11 @@ func (l *live) get(ctx context.Context, name string, args url.Values) (sample, e
 
 // follow is get for streams. However many topics they follow, they leave half of the connections to those who wait for a page.
 func (l *live) follow(ctx context.Context, stopping <-chan struct{}, name string, args url.Values) (sample, error) {
+	ctx, leave, err := l.enterStream(ctx, stopping)
+	if err != nil {
+		return sample{}, err
+	}
+	defer leave()
 	t := l.topic(name + "?" + args.Encode())
 	for _, turn := range []chan struct{}{t.followed, l.slots} { // those of one topic wait for the first of them
 		select {

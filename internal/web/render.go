@@ -225,6 +225,9 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		s.log.Error("web: "+strings.ToLower(f.Title), "method", r.Method, "path", r.URL.Path, "error", err)
 	}
 	refresh := 0
+	if f.Status == http.StatusTooManyRequests && w.Header().Get("Retry-After") == "" {
+		w.Header().Set("Retry-After", "2")
+	}
 	if f.Status == http.StatusServiceUnavailable {
 		w.Header().Set("Retry-After", "5")
 		if r.Method == http.MethodGet {
@@ -251,6 +254,9 @@ func explain(err error) *refusal {
 	case errors.Is(err, offstage.ErrNotInstalled):
 		return &refusal{http.StatusServiceUnavailable, "The schema is not installed, or is too old", "The database answers, and does not have what this page reads.",
 			"Run: offstage migrate. This page loads itself again."}
+	case errors.Is(err, view.ErrCrowded):
+		return &refusal{http.StatusTooManyRequests, "You ask for too much at a time", "What you have asked for before still keeps the database busy: each user has two reads at a time, so that nobody keeps others waiting.",
+			"Wait a moment, and load this page again; or choose less with a filter, or a shorter time."}
 	case errors.Is(err, view.ErrInvalid):
 		return &refusal{http.StatusBadRequest, "This cannot be read", sentence(err.Error()), "Go back, and start again from the list."}
 	case errors.As(err, &pg):

@@ -81,6 +81,7 @@ func New(pool *pgxpool.Pool, cfg Config) (*Server, error) {
 		db: db, client: client, cfg: cfg, log: cfg.Log, base: base, live: newLive(time.Second),
 		stopping: make(chan struct{}),
 	}
+	s.live.enter, s.live.enterStream = db.Enter, db.EnterStream
 	cfg.Guard.BasePath, cfg.Guard.Log = base, cfg.Log
 	cfg.Guard.Refuse = func(w http.ResponseWriter, r *http.Request, why guard.Refusal) { s.fail(w, r, &why) }
 	if s.guard, err = guard.New(cfg.Guard, guard.TokenFunc(db.Token)); err != nil {
@@ -133,6 +134,7 @@ func (s *Server) routes() http.Handler {
 		register(mux)
 	}
 	var h http.Handler = s.methods(mux)
+	h = forClient(h)
 	h = s.guard.Middleware(h)
 	h = compress(h)
 	h = headers(h)
