@@ -206,7 +206,7 @@ func TestWorkersPage(t *testing.T) {
 	s.post("/workers/worker-1/drain").has(200, "The worker 1 is drained", "told to drain", "/workers/worker-1/resume").hasNot("/workers/worker-1/drain")
 	s.exec(`select offstage.heartbeat(1, true, '2 min')`)
 	s.server.live.forget()
-	s.get("/workers").has(200, "draining", "hears nothing since", "2 min ago")
+	s.get("/workers").has(200, "draining", "hears nothing for", "2 min</time>")
 	s.get("/").has(200, "Worker 1 (pid 7 on host) has heard no notifications since", "--database-url")
 	s.exec(`select offstage.heartbeat(1, true)`)
 	s.server.live.forget()
