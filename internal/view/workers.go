@@ -80,9 +80,12 @@ func (db *DB) Workers(ctx context.Context) ([]Worker, error) {
 		    coalesce(array_agg(x.claimed_at order by x.claim, x.id), '{}') as since
 		  from (
 		    select l.claim, l.claimed_at, j.id, t.name
-		    from offstage_private.lease l cross join lateral unnest(l.job_ids) i (id)
-		    cross join lateral (select o.id, o.task_id from offstage_private.job o where o.id = i.id and o.released_claim < l.claim limit 1) j join offstage_private.task t on t.id = j.task_id
-		    where l.worker_id = w.id order by l.claim, j.id limit 10
+		    from (select * from offstage_private.lease l where l.worker_id = w.id order by l.claim limit 30) l  -- all but some have a job still
+		    cross join lateral (
+		      select o.id, o.task_id from unnest(l.job_ids) i (id) cross join lateral (
+		        select o.id, o.task_id from offstage_private.job o where o.id = i.id and o.released_claim < l.claim limit 1) o limit 10) j
+		    join offstage_private.task t on t.id = j.task_id
+		    order by l.claim, j.id limit 10
 		  ) x
 		) r
 		order by w.dead_at is not null, w.id`)
