@@ -142,7 +142,9 @@ begin
       full_queues := array(select q.id from offstage_private.queue q where q.id = any (full_queues) for update skip locked);
       full_queues := offstage_private.full_queues(full_queues);
       standing := coalesce((select min(u.n) - 1 from unnest(queue_ids) with ordinality u (id, n) where (u.id = any (full_queues)) is not true), cardinality(places), 0);
-      places := array(select t.ctid from offstage_private.ticket t where t.ctid = any (places[1:standing]) and t.queue_id = any (full_queues) for update skip locked);
+      places := array(
+        select t.ctid from offstage_private.ticket t
+        where t.ctid = any (places[1:standing]) and coalesce(t.queue_id, 0) = any (full_queues) for update skip locked);  -- coalesce: not by the index of queues
       in_queues := cardinality(places); seen := greatest(in_queues, room); looked := 0; turned := null;
       if in_queues = 0 then
         parked := null;
