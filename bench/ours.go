@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -39,8 +40,20 @@ func (o *ours) title() string {
 	}
 	return "offstage (" + strings.Join(how, ", ") + ")"
 }
-func (*ours) schema() string { return schema.Default }
-func (*ours) jobs() string   { return schema.Default + "_private.job" }
+
+func (*ours) name() string      { return "offstage" }
+func (*ours) schema() string    { return schema.Default }
+func (*ours) unsettled() string { return schema.Default + "_private.job" }
+func (*ours) idType() string    { return "bigint" }
+
+func (*ours) about() string {
+	return fmt.Sprintf("%s, %s, pgx %s; worker: one process, all settings at their defaults", revision(context.Background()), runtime.Version(), moduleVersion("github.com/jackc/pgx/v5"))
+}
+
+func (*ours) fill(ctx context.Context, b *block, n, wait int) error {
+	return fillBySQL(ctx, b, n, wait)
+}
+func (*ours) adder(_ context.Context, b *block) (addOne, error) { return addBySQL(b), nil }
 
 func (*ours) install(ctx context.Context, url string) error {
 	conn, err := pgx.Connect(ctx, url)
@@ -53,7 +66,7 @@ func (*ours) install(ctx context.Context, url string) error {
 }
 
 func (o *ours) command(config *agentConfig) *exec.Cmd {
-	config.System = "offstage"
+	config.System = o.name()
 	config.JavaScript, config.Slots = o.javascript, o.slots
 	config.Schema = o.schema()
 	return selfCommand()
@@ -68,32 +81,34 @@ func keepNothing(ctx context.Context, b *block) error {
 	return err
 }
 
-// newWorking is a worker with nothing tuned, unless --slots was given.
-func newWorking(c *child) (role, error) {
+// offstageLibrary is Offstage with nothing tuned, unless slots are given.
+type offstageLibrary struct{}
+
+func (offstageLibrary) worker(c *child, handled func(id int64, p payload)) (func(ctx context.Context) error, error) {
 	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})))
 	if c.config.JavaScript {
-		return newScripted(c)
+		return scripted(c, handled)
 	}
 	w, err := worker.New(c.pool, worker.Config{Jobs: c.config.Slots})
 	if err != nil {
 		return nil, err
 	}
-	counting := &working{child: c, run: w.Run}
 	worker.Handle(w, c.config.Task, func(_ context.Context, job *worker.Job[payload]) (struct{}, error) {
-		counting.handled(job.ID)
+		handled(job.ID, job.Payload)
 		return struct{}{}, nil
 	})
-	return counting, nil
+	return w.Run, nil
 }
 
-// newScripted is such a worker for a task in JavaScript that does nothing. A job counts when the worker has heard that it is
+// scripted is a worker for a task in JavaScript that does nothing, or waits. A job counts when the worker has heard that it is
 // done, which in latency is half a round trip to Node too late.
-func newScripted(c *child) (role, error) {
+func scripted(c *child, handled func(id int64, p payload)) (func(ctx context.Context) error, error) {
 	dir, err := os.MkdirTemp("", "offstage-bench-")
 	if err != nil {
 		return nil, err
 	}
-	if err := os.WriteFile(filepath.Join(dir, c.config.Task+".js"), []byte("module.exports = (payload, helpers) => {}\n"), 0o600); err != nil {
+	script := "module.exports = ({ wait }) => { if (wait) return new Promise((resolve) => setTimeout(resolve, wait)) }\n"
+	if err := os.WriteFile(filepath.Join(dir, c.config.Task+".js"), []byte(script), 0o600); err != nil {
 		return nil, err
 	}
 	found, err := tasks.Read(dir)
@@ -104,12 +119,11 @@ func newScripted(c *child) (role, error) {
 	if err != nil {
 		return nil, err
 	}
-	counting := &working{child: c}
 	w, err := worker.New(c.pool, worker.Config{Jobs: c.config.Slots, Runners: []worker.Runner{runner}, Middleware: []func(worker.Handler) worker.Handler{
 		func(next worker.Handler) worker.Handler {
 			return func(ctx context.Context, job *offstage.Job) (json.RawMessage, error) {
 				result, err := next(ctx, job)
-				counting.handled(job.ID)
+				handled(job.ID, payload{})
 				return result, err
 			}
 		},
@@ -117,40 +131,36 @@ func newScripted(c *child) (role, error) {
 	if err != nil {
 		return nil, err
 	}
-	counting.run = func(ctx context.Context) error {
+	return func(ctx context.Context) error {
 		defer os.RemoveAll(dir)
 		defer runner.Close()
 		return w.Run(ctx)
-	}
-	return counting, nil
+	}, nil
 }
 
-func ourSingle(c *child) (func(context.Context, *child) (int, error), error) {
+func (offstageLibrary) adder(c *child) (adder, error) {
 	client, err := offstage.New(c.pool, offstage.Config{})
 	if err != nil {
 		return nil, err
 	}
-	return func(ctx context.Context, c *child) (int, error) {
-		return inParallel(ctx, c, func(ctx context.Context, id int) error {
-			_, err := client.Add(ctx, c.config.Task, payload{id})
-			return err
-		})
-	}, nil
+	return &offstageAdder{c, client}, nil
 }
 
-func ourBulk(c *child) (func(context.Context, *child) (int, error), error) {
-	client, err := offstage.New(c.pool, offstage.Config{})
-	if err != nil {
-		return nil, err
+type offstageAdder struct {
+	child  *child
+	client *offstage.Client
+}
+
+func (a *offstageAdder) add(ctx context.Context, id int) error {
+	_, err := a.client.Add(ctx, a.child.config.Task, a.child.payload(id))
+	return err
+}
+
+func (a *offstageAdder) addMany(ctx context.Context, from, to int) error {
+	specs := make([]offstage.Spec, 0, to-from+1)
+	for id := from; id <= to; id++ {
+		specs = append(specs, offstage.Spec{Task: a.child.config.Task, Payload: a.child.payload(id)})
 	}
-	return func(ctx context.Context, c *child) (int, error) {
-		return inChunks(ctx, c, func(ctx context.Context, from, to int) error {
-			specs := make([]offstage.Spec, 0, to-from+1)
-			for id := from; id <= to; id++ {
-				specs = append(specs, offstage.Spec{Task: c.config.Task, Payload: payload{id}})
-			}
-			_, err := client.AddMany(ctx, specs)
-			return err
-		})
-	}, nil
+	_, err := a.client.AddMany(ctx, specs)
+	return err
 }

@@ -2,47 +2,53 @@ package main
 
 import "time"
 
-// agentConfig is the first line an agent reads. An agent is a process of one of the two systems: peer.mjs, or
-// this program started again (child.go). Both speak the same protocol, one JSON object a line:
+// agentConfig is the first line an agent reads. An agent is a process of one of the systems: graphile.mjs, pgboss.mjs, or
+// this program started again (child.go). All speak the same protocol, one JSON object a line:
 //
 //	in   agentConfig
 //	out  ready                     modules loaded, connections open
-//	in   ping, go, last, stop      as often as needed, stop once
-//	out  pong, started, count, ran, added, last, stopped
+//	in   ping, go, add, last, stop as often as needed, stop once
+//	out  pong, started, count, ran, added, one, last, stopped
 //
 // An agent whose standard input ends exits.
 type agentConfig struct {
-	System string `json:"system"` // "offstage" or "peer"
-	Role   string `json:"role"`   // "worker", "single", "bulk" or "sqlbulk"
+	System string `json:"system"` // system.name
+	Role   string `json:"role"`   // "worker", "single", "bulk", "sqlbulk", "steady", "one" or "install"
 	URL    string `json:"url"`
 	Schema string `json:"schema"`
 	Task   string `json:"task"`
 	Pool   int    `json:"pool"`  // most connections; 0: the driver's default
-	Each   bool   `json:"each"`  // worker: tell of every job when it starts
+	Each   bool   `json:"each"`  // worker: tell of every job when it starts, but of those that wait
 	Total  int    `json:"total"` // worker: tell at once when so many jobs have run; bulk: jobs to add
 
-	Writers int `json:"writers"` // single: calls in flight
-	Millis  int `json:"millis"`  // single: how long to add
-	Chunk   int `json:"chunk"`   // bulk: jobs a call
+	Writers int `json:"writers"`         // single: calls in flight
+	Millis  int `json:"millis"`          // single: how long to add
+	Burst   int `json:"burst,omitempty"` // single: jobs that each writer adds before all pause; 0: no pauses
+	Pause   int `json:"pause,omitempty"` // single: milliseconds of the pause
+	Chunk   int `json:"chunk"`           // bulk: jobs a call
+	Rate    int `json:"rate,omitempty"`  // steady: jobs a second
+	Wait    int `json:"wait,omitempty"`  // all that add: milliseconds for which the task waits
 
 	JavaScript bool `json:"javascript,omitempty"` // worker, ours: the task is one in JavaScript
 	Slots      int  `json:"slots,omitempty"`      // worker, ours: jobs at a time; 0: the default
 
-	PeerModule string         `json:"peer_module,omitempty"`
-	Settings   map[string]any `json:"settings,omitempty"` // of the peer's worker
+	Module   string         `json:"module,omitempty"`   // graphile-worker: in node_modules
+	Settings map[string]any `json:"settings,omitempty"` // of a peer's worker
 }
 
 type command struct {
 	Do string `json:"do"`
+	N  int    `json:"n,omitempty"` // add: the id in the payload
 }
 
 // event is a line an agent writes. Times are wall clock, microseconds since 1970.
 type event struct {
 	Event string   `json:"event"`
 	N     int      `json:"n,omitempty"`     // count, added, stopped: jobs so far
-	T     int64    `json:"t,omitempty"`     // when; for ran: when the handler was entered
+	T     int64    `json:"t,omitempty"`     // when; for ran: when the handler was entered; for one: when add was called
 	First int64    `json:"first,omitempty"` // count: when the first job was entered
-	ID    string   `json:"id,omitempty"`    // ran
+	Busy  int64    `json:"busy,omitempty"`  // added: microseconds without the pauses
+	ID    string   `json:"id,omitempty"`    // ran, one
 	IDs   []string `json:"ids,omitempty"`   // last: the jobs that were run last
 	CPU   int64    `json:"cpu,omitempty"`   // started, added, stopped: microseconds this process has used
 }

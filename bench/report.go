@@ -36,6 +36,8 @@ type row struct {
 	Title   string               `json:"title"`
 	Rounds  map[string][]float64 `json:"rounds"`
 	Medians map[string]float64   `json:"medians"`
+	Lowest  map[string]float64   `json:"lowest"`
+	Highest map[string]float64   `json:"highest"`
 }
 
 // comparison holds, round by round, a variant's value divided by that of the best peer of the same round.
@@ -53,9 +55,8 @@ type comparison struct {
 // summarize turns the samples of a scenario, by round and variant, into medians and ratios.
 func summarize(s scenario, rounds [][]sample) result {
 	r := result{Name: s.name, About: s.about, metrics: s.metrics}
-	values := map[string]row{}
 	for i, v := range s.variants {
-		one := row{Title: v.title, Rounds: map[string][]float64{}, Medians: map[string]float64{}}
+		one := row{Title: v.title, Rounds: map[string][]float64{}, Medians: map[string]float64{}, Lowest: map[string]float64{}, Highest: map[string]float64{}}
 		for _, m := range s.metrics {
 			for _, round := range rounds {
 				if x, ok := round[i][m.name]; ok {
@@ -63,24 +64,35 @@ func summarize(s scenario, rounds [][]sample) result {
 				}
 			}
 			if all := one.Rounds[m.name]; len(all) > 0 {
-				one.Medians[m.name] = median(all)
+				one.Medians[m.name], one.Lowest[m.name], one.Highest[m.name] = median(all), slices.Min(all), slices.Max(all)
 			}
 		}
 		r.Rows = append(r.Rows, one)
-		values[v.title] = one
 	}
 	for _, g := range s.goals {
 		m := s.metrics[slices.IndexFunc(s.metrics, func(m metric) bool { return m.name == g.metric })]
 		c := comparison{Metric: g.metric, Ours: g.ours, Peers: g.peers, Goal: g.atBest, Lower: m.lower}
 		for round := range rounds {
+			at := func(title string) (float64, bool) {
+				x, ok := rounds[round][slices.IndexFunc(s.variants, func(v variant) bool { return v.title == title })][g.metric]
+				return x, ok
+			}
 			best := math.NaN()
 			for _, p := range g.peers {
-				x := values[p].Rounds[g.metric][round]
+				x, ok := at(p)
+				if !ok {
+					continue
+				}
 				if math.IsNaN(best) || m.lower && x < best || !m.lower && x > best {
 					best = x
 				}
 			}
-			c.Ratios = append(c.Ratios, values[g.ours].Rounds[g.metric][round]/best)
+			if x, ok := at(g.ours); ok && !math.IsNaN(best) {
+				c.Ratios = append(c.Ratios, x/best)
+			}
+		}
+		if len(c.Ratios) == 0 {
+			continue // what this server does not tell
 		}
 		c.Median = median(c.Ratios)
 		if g.atBest != 0 {
@@ -115,6 +127,24 @@ func (r report) writeText(w io.Writer) {
 	}
 }
 
+// writeGoals lists the goals of all scenarios and whether they hold.
+func (r report) writeGoals(w io.Writer) {
+	var table [][]string
+	for _, s := range r.Scenarios {
+		for _, c := range s.Comparisons {
+			if c.Holds != nil {
+				table = append(table, []string{s.Name + ", " + c.Metric + ": " + c.Ours + " against " + c.than(), spread(c.Ratios, 2) + " ×", strings.TrimPrefix(c.verdict(), "; goal ")})
+			}
+		}
+	}
+	if table == nil {
+		return
+	}
+	fmt.Fprint(w, "Goals\n\n")
+	writeTable(w, table)
+	fmt.Fprintln(w)
+}
+
 func (s result) writeText(w io.Writer) {
 	fmt.Fprintf(w, "%s: %s\n\n", s.Name, s.About)
 	table := [][]string{{""}}
@@ -131,13 +161,28 @@ func (s result) writeText(w io.Writer) {
 	writeTable(w, table)
 	fmt.Fprintln(w)
 	for _, c := range s.Comparisons {
-		than := c.Peers[0]
-		if len(c.Peers) > 1 {
-			than = "the better of " + strings.Join(c.Peers, " / ")
-		}
-		fmt.Fprintf(w, "  %s × in %s: %s against %s%s\n", spread(c.Ratios, 2), c.Metric, c.Ours, than, c.verdict())
+		fmt.Fprintf(w, "  %s × in %s: %s against %s%s\n", spread(c.Ratios, 2), c.Metric, c.Ours, c.than(), c.verdict())
 	}
 	fmt.Fprintln(w)
+}
+
+func (c comparison) than() string {
+	if len(c.Peers) == 1 {
+		return c.Peers[0]
+	}
+	// What the titles have in common is said once.
+	common := c.Peers[0][:strings.LastIndex(c.Peers[0], ", ")+1]
+	than, text := "the better of ", c.Peers[0]
+	if len(c.Peers) > 2 {
+		than = "the best of "
+	}
+	for _, p := range c.Peers[1:] {
+		if common != "" {
+			p = strings.TrimPrefix(p, common+" ")
+		}
+		text += " / " + p
+	}
+	return than + text
 }
 
 func (c comparison) verdict() string {
