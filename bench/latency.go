@@ -62,6 +62,7 @@ func latencyPeers(o options, f field) scenario {
 			{name: settledP50, lower: true, digits: 2}, {name: settledP99, lower: true, digits: 2}, {name: settledMax, lower: true, digits: 2}},
 	}
 	ours := entry{title: "offstage, defaults", system: f.ours}
+	none := entry{title: "offstage, nothing kept", system: f.ours, keepNone: true}
 	graphile := []entry{
 		{title: "graphile-worker, defaults", system: f.graphile, settings: graphileDefault},
 		{title: "graphile-worker, local queue of 10", system: f.graphile, settings: graphileQueued},
@@ -79,10 +80,11 @@ func latencyPeers(o options, f field) scenario {
 			b.options.samples, b.options.gap = min(b.options.samples, 10), 2*time.Second
 		}
 		return addedToSettled(ctx, b, e.settings)
-	}, alternate([]entry{ours}, graphile, river, []entry{boss, polls}))
+	}, alternate([]entry{ours, none}, graphile, river, []entry{boss, polls}))
 	s.compare(latencyP50, 0.6, ours, graphile...)
 	s.compare(latencyP99, 0.5, ours, graphile...)
 	s.compare(settledP50, 0.75, ours, graphile...)
+	s.compare(settledP50, 0, none, graphile...)
 	for _, others := range [][]entry{river, {boss}} {
 		s.compare(latencyP50, 0, ours, others...)
 		s.compare(latencyP99, 0, ours, others...)
@@ -146,7 +148,7 @@ func watch(ctx context.Context, b *block, settings map[string]any) (*watching, e
 	if err := b.checkClock(ctx, w.worker); err != nil {
 		return nil, err
 	}
-	if w.add, err = b.system.adder(ctx, b); err != nil {
+	if w.add, err = b.system.adder(ctx, b, settings); err != nil {
 		return nil, err
 	}
 	if err := b.settle(ctx); err != nil {
@@ -258,7 +260,7 @@ func addedToStartedUnderLoad(ctx context.Context, b *block, settings map[string]
 	if err != nil {
 		return nil, err
 	}
-	adder, err := b.start(ctx, agentConfig{Role: "steady", Rate: loadRate, Wait: loadWaits, Pool: loadSlots, Writers: loadSlots})
+	adder, err := b.start(ctx, agentConfig{Role: "steady", Settings: settings, Rate: loadRate, Wait: loadWaits, Pool: loadSlots, Writers: loadSlots})
 	if err != nil {
 		return nil, err
 	}

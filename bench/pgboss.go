@@ -73,7 +73,7 @@ func (*pgboss) fill(ctx context.Context, b *block, n, wait int) error {
 }
 
 // adder adds in a process of its own: there is no client but the one in JavaScript, and no SQL function.
-func (*pgboss) adder(ctx context.Context, b *block) (addOne, error) {
+func (*pgboss) adder(ctx context.Context, b *block, _ map[string]any) (addOne, error) {
 	a, err := b.start(ctx, agentConfig{Role: "one", Writers: 1})
 	if err != nil {
 		return nil, err

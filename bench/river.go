@@ -72,13 +72,13 @@ func (*river) fill(ctx context.Context, b *block, n, wait int) error {
 	return fillByAgent(ctx, b, n, wait)
 }
 
-func (*river) adder(ctx context.Context, b *block) (addOne, error) {
+func (*river) adder(ctx context.Context, b *block, settings map[string]any) (addOne, error) {
 	pool, err := pgxpool.New(ctx, b.url)
 	if err != nil {
 		return nil, err
 	}
 	b.atEnd(pool.Close)
-	client, err := riverInserter(pool)
+	client, err := riverInserter(pool, settings)
 	if err != nil {
 		return nil, err
 	}
@@ -102,23 +102,45 @@ func riverLogger() *slog.Logger {
 	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 }
 
-func riverInserter(pool *pgxpool.Pool) (*riverqueue.Client[pgx.Tx], error) {
-	return riverqueue.NewClient(riverpgxv5.New(pool), &riverqueue.Config{Logger: riverLogger()})
+// riverSettings are what is set of a client's configuration; 0 is its default.
+type riverSettings struct {
+	MaxWorkers      int  `json:"max_workers"`
+	FetchCooldownMs int  `json:"fetch_cooldown_ms"`
+	FetchPollMs     int  `json:"fetch_poll_ms"`
+	Copy            bool `json:"copy"` // not of the client: addMany uses COPY
+}
+
+func riverRead(settings map[string]any) (s riverSettings, err error) {
+	text, err := json.Marshal(settings)
+	if err != nil {
+		return s, err
+	}
+	return s, json.Unmarshal(text, &s)
+}
+
+func (s riverSettings) config() *riverqueue.Config {
+	return &riverqueue.Config{
+		Logger:            riverLogger(),
+		FetchCooldown:     time.Duration(s.FetchCooldownMs) * time.Millisecond,
+		FetchPollInterval: time.Duration(s.FetchPollMs) * time.Millisecond,
+	}
+}
+
+// riverInserter is a client that only adds. It sends at most one notification a cooldown, so that the cooldown has to be that
+// of the worker for jobs that come soon after each other to be noticed.
+func riverInserter(pool *pgxpool.Pool, settings map[string]any) (*riverqueue.Client[pgx.Tx], error) {
+	s, err := riverRead(settings)
+	if err != nil {
+		return nil, err
+	}
+	return riverqueue.NewClient(riverpgxv5.New(pool), s.config())
 }
 
 type riverLibrary struct{}
 
 func (riverLibrary) worker(c *child, handled func(id int64, p payload)) (func(ctx context.Context) error, error) {
-	var settings struct {
-		MaxWorkers      int `json:"max_workers"`
-		FetchCooldownMs int `json:"fetch_cooldown_ms"`
-		FetchPollMs     int `json:"fetch_poll_ms"`
-	}
-	text, err := json.Marshal(c.config.Settings)
+	settings, err := riverRead(c.config.Settings)
 	if err != nil {
-		return nil, err
-	}
-	if err := json.Unmarshal(text, &settings); err != nil {
 		return nil, err
 	}
 	workers := riverqueue.NewWorkers()
@@ -126,13 +148,10 @@ func (riverLibrary) worker(c *child, handled func(id int64, p payload)) (func(ct
 		handled(job.ID, job.Args.payload)
 		return nil
 	}))
-	client, err := riverqueue.NewClient(riverpgxv5.New(c.pool), &riverqueue.Config{
-		Logger:            riverLogger(),
-		Workers:           workers,
-		Queues:            map[string]riverqueue.QueueConfig{riverqueue.QueueDefault: {MaxWorkers: settings.MaxWorkers}},
-		FetchCooldown:     time.Duration(settings.FetchCooldownMs) * time.Millisecond, // 0: its default
-		FetchPollInterval: time.Duration(settings.FetchPollMs) * time.Millisecond,
-	})
+	config := settings.config()
+	config.Workers = workers
+	config.Queues = map[string]riverqueue.QueueConfig{riverqueue.QueueDefault: {MaxWorkers: settings.MaxWorkers}}
+	client, err := riverqueue.NewClient(riverpgxv5.New(c.pool), config)
 	if err != nil {
 		return nil, err
 	}
@@ -147,13 +166,18 @@ func (riverLibrary) worker(c *child, handled func(id int64, p payload)) (func(ct
 }
 
 func (riverLibrary) adder(c *child) (adder, error) {
-	client, err := riverInserter(c.pool)
-	return &riverAdder{c, client}, err
+	settings, err := riverRead(c.config.Settings)
+	if err != nil {
+		return nil, err
+	}
+	client, err := riverInserter(c.pool, c.config.Settings)
+	return &riverAdder{c, client, settings.Copy}, err
 }
 
 type riverAdder struct {
 	child  *child
 	client *riverqueue.Client[pgx.Tx]
+	copies bool
 }
 
 func (a *riverAdder) add(ctx context.Context, id int) error {
@@ -166,7 +190,7 @@ func (a *riverAdder) addMany(ctx context.Context, from, to int) error {
 	for id := from; id <= to; id++ {
 		many = append(many, riverqueue.InsertManyParams{Args: riverArgs{a.child.payload(id)}})
 	}
-	if a.child.config.Settings["copy"] == true {
+	if a.copies {
 		_, err := a.client.InsertManyFast(ctx, many)
 		return err
 	}

@@ -30,8 +30,8 @@ type system interface {
 	// fill adds n jobs with the payloads {"id": 1} to {"id": n}, and {"wait": wait} where that is not 0.
 	fill(ctx context.Context, b *block, n, wait int) error
 
-	// adder returns what adds one job, with as little as possible between reading the clock and the call.
-	adder(ctx context.Context, b *block) (addOne, error)
+	// adder returns what adds one job, with as little as possible between reading the clock and the call; settings are the worker's.
+	adder(ctx context.Context, b *block, settings map[string]any) (addOne, error)
 }
 
 // addOne adds the job with the payload {"id": i} and returns its id and when the call began.
