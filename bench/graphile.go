@@ -114,7 +114,9 @@ func (p *graphile) about() string {
 func (*graphile) fill(ctx context.Context, b *block, n, wait int) error {
 	return fillBySQL(ctx, b, n, wait)
 }
-func (*graphile) adder(_ context.Context, b *block, _ map[string]any) (addOne, error) { return addBySQL(b), nil }
+func (*graphile) adder(_ context.Context, b *block, _ map[string]any) (addOne, error) {
+	return addBySQL(b), nil
+}
 
 func (p *graphile) install(ctx context.Context, url string) error { return installByAgent(ctx, p, url) }
 

@@ -114,8 +114,9 @@ func loadPeers(o options, f field) scenario {
 		{title: "graphile-worker, best", system: f.graphile, settings: graphileAt(loadSlots)},
 	}
 	river := entry{title: "river, best", system: f.river, settings: riverAt(loadSlots)}
-	boss := entry{title: "pg-boss, notifying", system: f.pgboss, settings: map[string]any{
-		"boss": pgbossQuick["boss"], "queue": pgbossQuick["queue"], "work": map[string]any{"localConcurrency": loadSlots},
+	// A notification makes all of its loops fetch: two loops of five jobs waited less than ten of one, five of two, or one of ten.
+	boss := entry{title: "pg-boss, notifying, 2 batches of 5", system: f.pgboss, settings: map[string]any{
+		"boss": pgbossQuick["boss"], "queue": pgbossQuick["queue"], "work": map[string]any{"batchSize": loadSlots / 2, "localConcurrency": 2, "burstWhenBatchFull": true},
 	}}
 	s.enter(func(ctx context.Context, b *block, e entry) (sample, error) {
 		return addedToStartedUnderLoad(ctx, b, e.settings)

@@ -53,7 +53,9 @@ func (*ours) about() string {
 func (*ours) fill(ctx context.Context, b *block, n, wait int) error {
 	return fillBySQL(ctx, b, n, wait)
 }
-func (*ours) adder(_ context.Context, b *block, _ map[string]any) (addOne, error) { return addBySQL(b), nil }
+func (*ours) adder(_ context.Context, b *block, _ map[string]any) (addOne, error) {
+	return addBySQL(b), nil
+}
 
 func (*ours) install(ctx context.Context, url string) error {
 	conn, err := pgx.Connect(ctx, url)

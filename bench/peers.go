@@ -72,17 +72,17 @@ func (s *scenario) compare(metric string, atBest float64, ours entry, others ...
 	s.goals = append(s.goals, g)
 }
 
-// peerConditions say with which settings the peers take part.
+// peerConditions say with which settings all take part.
 func peerConditions(o options) []condition {
-	const sameAsBest = "cooldown 1 ms, poll 10 ms"
 	return []condition{
-		{"offstage", "its defaults, one process; history kept, or not, as the title says; JavaScript and the 100 at a time of wait are said, too"},
-		{"graphile-worker, defaults", "1 job at a time, no local queue, no batches"},
-		{"graphile-worker, best", "concurrentJobs 24 (wait: 100), localQueue.size 500, completeJobBatchDelay 0, failJobBatchDelay 0, maxPoolSize 2 more than the jobs"},
-		{"river, defaults", "MaxWorkers 100, the rest as it comes (FetchCooldown 100 ms, FetchPollInterval 1 s)"},
-		{"river, best", "MaxWorkers 1000 (100 in wait and beside adders), " + sameAsBest},
-		{"pg-boss, defaults", "one job every two seconds, no notifications"},
-		{"pg-boss, best", "batches of 1000, two at a time in each of two processes, burstWhenBatchFull, poll 0.5 s (wait: 4 batches of 25; beside adders: 2 of 100; latency: notify)"},
-		{"adding", fmt.Sprintf("each by its own client, with as many connections as calls in flight (at most %d)", o.writers)},
+		{"… offstage", "its defaults, one process; history is kept where nothing else is said, and not in add-single; wait: 100 at a time"},
+		{"… graphile-worker, defaults", "1 job at a time, no local queue, no batches"},
+		{"… graphile-worker, best", "concurrentJobs 24 (wait: 100; half-load: 10), localQueue.size 500, completeJobBatchDelay 0, failJobBatchDelay 0, maxPoolSize 2 more than the jobs, at most 80"},
+		{"… river, defaults", "MaxWorkers 100, the rest as it comes (FetchCooldown 100 ms, FetchPollInterval 1 s)"},
+		{"… river, best", "MaxWorkers 1000 (100 in wait, add-single, latency and start-stop; half-load: 10), FetchCooldown 1 ms, FetchPollInterval 10 ms"},
+		{"… pg-boss, defaults", "one job, then a pause of two seconds; no notifications"},
+		{"… pg-boss, best", "batches of 1000, two at a time in each of two processes, burstWhenBatchFull, poll 0.5 s (wait: 4 batches of 25; add-single and start-stop: one process, 2 batches of 100)"},
+		{"… pg-boss, notifying", "useListenNotify and notify, one job at a time (half-load: 2 batches of 5, burstWhenBatchFull)"},
+		{"… adding", fmt.Sprintf("each by its own client, with as many connections as calls in flight (at most %d)", o.writers)},
 	}
 }
