@@ -113,16 +113,14 @@ func addPeers(o options, f field) scenario {
 
 func addOneByOne(ctx context.Context, b *block, how adds) (sample, error) {
 	var worker *agent
-	before := 0
 	if how.worker != noWorker {
 		if how.worker == hasBacklog {
-			before = backlog
-			if err := b.system.fill(ctx, b, before, backlogWaits); err != nil {
+			if err := b.system.fill(ctx, b, backlog, backlogWaits); err != nil {
 				return nil, err
 			}
 		}
 		var err error
-		if worker, err = b.liveWorker(ctx, how.settings, before > 0); err != nil {
+		if worker, err = b.liveWorker(ctx, how.settings, how.worker == hasBacklog); err != nil {
 			return nil, err
 		}
 	}
@@ -154,10 +152,11 @@ func addOneByOne(ctx context.Context, b *block, how adds) (sample, error) {
 	if err := worker.alive(); err != nil {
 		return nil, err
 	}
-	if how.worker == hasBacklog && left <= added {
+	if how.worker != hasBacklog {
+		s[addBacklog] = float64(left)
+	} else if left <= added {
 		return nil, fmt.Errorf("%s was not busy to the end: %d jobs added, %d left", b.system.title(), added, left)
 	}
-	s[addBacklog] = float64(max(0, left-before))
 	return s, nil
 }
 

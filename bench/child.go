@@ -99,6 +99,9 @@ func runChild(ctx context.Context) error {
 			return nil
 		}
 	}
+	if _, err := r.stop(); err != nil { // nobody listens any more
+		return err
+	}
 	return in.Err()
 }
 

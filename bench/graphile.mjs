@@ -31,6 +31,7 @@ start(async (config) => {
     addMany: (payloads) => utils.addJobs(payloads.map((payload) => ({ identifier: config.task, payload }))),
     stop: async () => {
       await runner?.stop();
+      await runner?.promise.catch(() => {}); // it has said what went wrong
       await utils?.release();
     },
   };
