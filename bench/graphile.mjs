@@ -17,12 +17,27 @@ start(async (config) => {
   const utils = works ? null : await library.makeWorkerUtils({ pgPool: pool, logger, noHandleSignals: true });
 
   let runner;
+  let running = 0; // tasks that wait
+  // Its stop resolves while a task is still running; that one's end has to be written, too, which may begin a millisecond later.
+  const written = async () => {
+    for (let quiet = 0; quiet < 3; ) {
+      await new Promise((resolve) => setTimeout(resolve, 1));
+      quiet = running === 0 && pool.waitingCount === 0 && pool.idleCount === pool.totalCount ? quiet + 1 : 0;
+    }
+  };
   return {
     async work(handler) {
       runner = await library.run({
         preset: { worker: { ...config.settings, logger } },
         pgPool: pool,
-        taskList: { [config.task]: (payload, helpers) => handler(helpers.job.id, payload) },
+        taskList: {
+          [config.task]: (payload, helpers) => {
+            const wait = handler(helpers.job.id, payload);
+            if (!wait) return;
+            running++;
+            return wait.finally(() => running--);
+          },
+        },
         parsedCronItems: [],
         noHandleSignals: true,
       });
@@ -31,7 +46,7 @@ start(async (config) => {
     addMany: (payloads) => utils.addJobs(payloads.map((payload) => ({ identifier: config.task, payload }))),
     stop: async () => {
       await runner?.stop();
-      await runner?.promise.catch(() => {}); // it has said what went wrong
+      if (runner) await written();
       await utils?.release();
     },
   };
