@@ -29,6 +29,18 @@ type agent struct {
 
 // startAgent starts cmd, hands it its config and waits until it is ready. When ctx ends, the process is ended.
 func startAgent(ctx context.Context, name string, cmd *exec.Cmd, config agentConfig) (*agent, error) {
+	a, err := launchAgent(ctx, name, cmd, config)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := a.wait(ctx, "ready"); err != nil {
+		return nil, errors.Join(err, a.end())
+	}
+	return a, nil
+}
+
+// launchAgent starts cmd and hands it its config.
+func launchAgent(ctx context.Context, name string, cmd *exec.Cmd, config agentConfig) (*agent, error) {
 	// A process group of its own: Ctrl-C reaches the harness only, which then ends its agents in order.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Stderr = os.Stderr
@@ -51,9 +63,6 @@ func startAgent(ctx context.Context, name string, cmd *exec.Cmd, config agentCon
 		stop()
 	}()
 	if err := a.write(config); err != nil {
-		return nil, errors.Join(err, a.end())
-	}
-	if _, err := a.wait(ctx, "ready"); err != nil {
 		return nil, errors.Join(err, a.end())
 	}
 	return a, nil

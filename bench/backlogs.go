@@ -3,33 +3,29 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
-	"strings"
+	"slices"
 	"time"
 )
 
 // ugly are the scenarios of ./dev bench backlogs, in the order they run.
-var ugly = []named{
-	{"future", inFuture}, {"parked", parked}, {"parking", parking}, {"queues", queues}, {"unknown", unknown}, {"failed", failed},
-	{"priorities", priorities}, {"snapshot", snapshot}, {"payload-1k", payload1K}, {"payload-100k", payload100K},
-	{"retries", retries}, {"mix", mix}, {"memory", memory}, {"steady", steady},
+var ugly = []scenarioMaker{
+	{name: "future", make: inFuture}, {name: "parked", make: parked}, {name: "parking", make: parking}, {name: "queues", make: queues},
+	{name: "unknown", make: unknown}, {name: "failed", make: failed}, {name: "priorities", make: priorities}, {name: "snapshot", make: snapshot},
+	{name: "payload-1k", make: payload1K}, {name: "payload-100k", make: payload100K}, {name: "retries", make: retries}, {name: "mix", make: mix},
+	{name: "memory", make: memory}, {name: "steady", make: steady},
 }
 
 func parseBacklogs(args []string) (o options, err error) {
-	f := flag.NewFlagSet("bench backlogs", flag.ContinueOnError)
-	var names []string
-	for _, s := range ugly {
-		names = append(names, s.name)
-	}
+	f := newFlags("bench backlogs")
 	f.StringVar(&o.databaseURL, "database-url", "", "`URL` of a server to use, as a role that may create databases and checkpoint; default: a private one is started")
 	f.StringVar(&o.postgres, "postgres", "15", "major `version` of the private server")
-	f.BoolVar(&o.peers, "peer", false, "let graphile-worker do the same wherever it can, clean and ugly, too")
+	f.BoolVar(&o.graphile, "peer", false, "let graphile-worker do the same wherever it can, clean and ugly, too")
 	f.StringVar(&o.peerVersion, "peer-version", "", "`version` of graphile-worker, 0.17 or 0.18; default: the newest that Node.js can run")
 	processes := f.String("peer-processes", "1,2", "`numbers` of graphile-worker processes to try")
 	f.DurationVar(&o.longest, "longest", time.Minute, "graphile-worker is stopped after this `duration`; its rate is that until then")
 	f.IntVar(&o.rounds, "rounds", 3, "how `often` each variant is measured (steady: once)")
-	only := f.String("only", "", "`names` of the scenarios to run, separated by commas: "+strings.Join(names, ", ")+"; default: all")
+	only := onlyFlag(f, ugly)
 	f.IntVar(&o.jobs, "jobs", 200_000, "`number` of jobs that can run")
 	f.IntVar(&o.backlog, "backlog", 1_000_000, "`number` of jobs in the way")
 	f.StringVar(&o.keep, "keep", "none", "`what` our history keeps: none, as graphile-worker, or all, our default")
@@ -47,7 +43,7 @@ func parseBacklogs(args []string) (o options, err error) {
 	if o.peerProcesses, err = parseProcesses(*processes); err != nil {
 		return o, err
 	}
-	if o.run, err = choose(ugly, *only, nil); err != nil {
+	if o.run, err = choose(ugly, *only); err != nil {
 		return o, err
 	}
 	if o.keep != "none" && o.keep != "all" {
@@ -73,9 +69,9 @@ type shape struct {
 }
 
 // against is a scenario of shapes, each against the same jobs with nothing in their way.
-func against(o options, ours, peer system, name, about string, jobs int, shapes ...shape) scenario {
-	s := scenario{name: name, about: about, metrics: []metric{
-		{name: workEmpty}, {name: workClient, lower: true, digits: 1}, {name: workWAL, lower: true}, {name: workMemory, lower: true}}}
+func against(o options, f field, name, about string, jobs int, shapes ...shape) scenario {
+	ours, peer := f.ours, f.graphile
+	s := scenario{name: name, about: about, metrics: slices.Clone(workMetrics)}
 	s.about += fmt.Sprintf("; our history keeps %s", o.keep)
 	clean := shape{title: "clean"}
 	at := func(s shape, of system, processes int) variant {
@@ -98,10 +94,10 @@ func against(o options, ours, peer system, name, about string, jobs int, shapes 
 		if x.goal > 0 {
 			s.goals = append(s.goals, goal{metric: workEmpty, ours: one.title, peers: []string{ourClean.title}, atBest: x.goal})
 		}
-		if x.oursOnly || !o.peers && x.peerGoal == 0 {
+		if x.oursOnly || !o.graphile && x.peerGoal == 0 {
 			continue
 		}
-		if o.peers && x.goal > 0 && cleans == nil {
+		if o.graphile && x.goal > 0 && cleans == nil {
 			for _, n := range o.peerProcesses {
 				cleans = append(cleans, at(clean, peer, n))
 			}
@@ -142,7 +138,7 @@ func (s shape) work(ctx context.Context, b *block, jobs, processes int) (sample,
 	if l.config.Role == "" {
 		l.config.Role = "worker"
 	}
-	l.config.Settings = peerBest
+	l.config.Settings = graphileBest
 	t := tenths{jobs: jobs}
 	longest := b.longest()
 	l.seen = func(n int, at int64) bool {
@@ -163,11 +159,6 @@ func (b *block) longest() time.Duration {
 		return 1 << 62
 	}
 	return b.options.longest
-}
-
-func (b *block) ours() bool {
-	_, is := b.system.(*ours)
-	return is
 }
 
 // keep sets what our history keeps.

@@ -15,50 +15,13 @@ func TestParseBacklogs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var names []string
-	for _, s := range o.run {
-		names = append(names, s.name)
-	}
+	names := chosen(o)
 	if !slices.Equal(names, []string{"future", "queues"}) || !slices.Equal(o.peerProcesses, []int{1, 4}) || o.backlog != 1_000_000 {
 		t.Errorf("%v, %+v", names, o)
 	}
 	for _, wrong := range [][]string{{"--only", "work"}, {"--keep", "some"}, {"--backlog", "9"}, {"--minutes", "0"}, {"more"}} {
 		if _, err := parseBacklogs(wrong); err == nil {
 			t.Errorf("%q is accepted", wrong)
-		}
-	}
-}
-
-// Every goal is about variants and a metric that are there, with the peer and without it.
-func TestBacklogsMeasureTheirGoals(t *testing.T) {
-	for _, peers := range []bool{false, true} {
-		o, err := parseBacklogs([]string{"--json"})
-		if err != nil {
-			t.Fatal(err)
-		}
-		o.peers = peers
-		for _, n := range o.run {
-			s := n.make(o, &ours{}, &peer{label: "peer"})
-			var titles []string
-			for _, v := range s.variants {
-				if slices.Contains(titles, v.title) {
-					t.Errorf("%s has two variants %q", n.name, v.title)
-				}
-				titles = append(titles, v.title)
-			}
-			if s.name != n.name || len(s.goals) == 0 {
-				t.Errorf("%s: is %q and has %d goals", n.name, s.name, len(s.goals))
-			}
-			for _, g := range s.goals {
-				for _, title := range append([]string{g.ours}, g.peers...) {
-					if !slices.Contains(titles, title) {
-						t.Errorf("%s has no variant %q", n.name, title)
-					}
-				}
-				if !slices.ContainsFunc(s.metrics, func(m metric) bool { return m.name == g.metric }) {
-					t.Errorf("%s has no metric %q", n.name, g.metric)
-				}
-			}
 		}
 	}
 }
@@ -107,7 +70,7 @@ func TestTimelineComparesWithWhatComesAfterTheBeginning(t *testing.T) {
 	draw([]*timeline{{name: "nothing"}}) // must not loop
 }
 
-// A goal without peers is about a figure, and one that was not measured has no verdict.
+// A goal without peers is about a figure, and one that was not measured is left out.
 func TestFiguresOfTheirOwn(t *testing.T) {
 	s := scenario{
 		metrics:  []metric{{name: "parked/s"}, {name: "MB", lower: true, digits: 1}, {name: "none"}},
@@ -117,9 +80,17 @@ func TestFiguresOfTheirOwn(t *testing.T) {
 	r := summarize(s, [][]sample{{{"parked/s": 60_000, "MB": 50}}, {{"parked/s": 70_000, "MB": 49}}})
 	var text strings.Builder
 	r.writeText(&text)
-	for _, want := range []string{"65,000 (60,000–70,000) parked/s: a; goal ≥ 50,000: HOLDS", "49.5 (49.0–50.0) MB: a; goal ≤ 48.0: MISSED", "– none: a\n"} {
+	for _, want := range []string{"65,000 (60,000–70,000) parked/s: a; goal ≥ 50,000: HOLDS", "49.5 (49.0–50.0) MB: a; goal ≤ 48.0: MISSED"} {
 		if !strings.Contains(text.String(), want) {
 			t.Errorf("no %q in\n%s", want, text.String())
 		}
+	}
+	if len(r.Comparisons) != 2 {
+		t.Errorf("comparisons: %+v", r.Comparisons)
+	}
+	text.Reset()
+	report{Scenarios: []result{r}}.writeGoals(&text)
+	if want := ", parked/s: a   65,000 (60,000–70,000)   ≥ 50,000: HOLDS"; !strings.Contains(text.String(), want) {
+		t.Errorf("no %q in\n%s", want, text.String())
 	}
 }

@@ -19,7 +19,27 @@ import (
 // childArgument, as the only argument, makes this program an agent.
 const childArgument = "__agent"
 
-// child is the agent side of the protocol in Go. What it drives is in ours.go, but for sqlBulk.
+// mostInFlight is how many calls of steady may be under way; in agent.mjs, too.
+const mostInFlight = 100
+
+// libraries are the systems that are written in Go, by system.name.
+var libraries = map[string]library{"offstage": offstageLibrary{}, "river": riverLibrary{}}
+
+// library is how an agent uses such a system.
+type library interface {
+	// worker returns what works until ctx ends, and then stops in order. The task calls handled, which waits for those
+	// that have to.
+	worker(c *child, handled func(id int64, p payload)) (run func(ctx context.Context) error, err error)
+	adder(c *child) (adder, error)
+}
+
+// adder adds the jobs with these ids in their payloads.
+type adder interface {
+	add(ctx context.Context, id int) error
+	addMany(ctx context.Context, from, to int) error
+}
+
+// child is the agent side of the protocol in Go. What it drives is a library, but for sqlBulk.
 type child struct {
 	config agentConfig
 	pool   *pgxpool.Pool
@@ -84,6 +104,9 @@ func runChild(ctx context.Context) error {
 			return nil
 		}
 	}
+	if _, err := r.stop(); err != nil { // nobody listens any more
+		return err
+	}
 	return in.Err()
 }
 
@@ -93,7 +116,7 @@ func (c *child) say(e event) {
 	_ = c.out.Encode(e) // the harness is gone: standard input ends, too
 }
 
-// connect opens the connections before the clock runs, as peer.mjs does.
+// connect opens the connections before the clock runs, as the agents in JavaScript do.
 func (c *child) connect(ctx context.Context) (*pgxpool.Pool, error) {
 	config, err := pgxpool.ParseConfig(c.config.URL)
 	if err != nil {
@@ -125,36 +148,59 @@ func (c *child) role() (role, error) {
 	if c.config.Role == "sqlbulk" {
 		return &adding{child: c, add: sqlBulk}, nil
 	}
-	if c.config.System != "offstage" {
-		return nil, fmt.Errorf("no role %q for system %q", c.config.Role, c.config.System)
+	lib, ok := libraries[c.config.System]
+	if !ok {
+		return nil, fmt.Errorf("no system %q in Go", c.config.System)
 	}
+	var work func(c *child, handled func(id int64, p payload)) (func(ctx context.Context) error, error)
 	switch c.config.Role {
 	case "worker":
-		return newWorking(c)
+		work = lib.worker
 	case "ugly":
-		return newUgly(c)
+		work = uglyWorker
 	case "beside", "holder":
-		return newBeside(c)
+		work = besideWorker
+	}
+	if work != nil {
+		w := &working{child: c}
+		var err error
+		w.run, err = work(c, w.handled)
+		return w, err
+	}
+	to, err := lib.adder(c)
+	if err != nil {
+		return nil, err
+	}
+	switch c.config.Role {
 	case "single":
-		add, err := ourSingle(c)
-		return &adding{child: c, add: add}, err
+		return &adding{child: c, add: func(ctx context.Context, c *child) (int, time.Duration, error) { return inParallel(ctx, c, to.add) }}, nil
 	case "bulk":
-		add, err := ourBulk(c)
-		return &adding{child: c, add: add}, err
+		return &adding{child: c, add: func(ctx context.Context, c *child) (int, time.Duration, error) { return inChunks(ctx, c, to.addMany) }}, nil
+	case "steady":
+		return &paced{child: c, add: to.add}, nil
 	}
 	return nil, fmt.Errorf("no role %q", c.config.Role)
+}
+
+// payload is that of the job with this id.
+func (c *child) payload(id int) payload {
+	p := payload{ID: id, Wait: c.config.Wait}
+	if c.config.Stamp {
+		p.At = wall()
+	}
+	return p
 }
 
 // adding runs add once, from go on.
 type adding struct {
 	child *child
-	add   func(ctx context.Context, c *child) (int, error)
+	add   func(ctx context.Context, c *child) (n int, busy time.Duration, err error)
 	n     int // owned by the goroutine of start until it has told that it is done
 }
 
 func (a *adding) start(ctx context.Context) {
 	go func() {
-		n, err := a.add(ctx, a.child)
+		n, busy, err := a.add(ctx, a.child)
 		if ctx.Err() != nil {
 			return // told to stop before the end
 		}
@@ -162,61 +208,118 @@ func (a *adding) start(ctx context.Context) {
 			fatal(err)
 		}
 		a.n = n
-		a.child.say(event{Event: "added", N: n, T: wall(), CPU: cpuUsed()})
+		a.child.say(event{Event: "added", N: n, T: wall(), Busy: busy.Microseconds(), CPU: cpuUsed()})
 	}()
 }
 
 func (a *adding) last() []string     { return nil }
 func (a *adding) stop() (int, error) { return a.n, nil }
 
-// inParallel runs add in c.config.Writers goroutines until c.config.Millis are over.
-func inParallel(ctx context.Context, c *child, add func(ctx context.Context, id int) error) (int, error) {
+// inParallel runs add in c.config.Writers goroutines until c.config.Millis are over. With c.config.Burst, each of them
+// stops after so many, and all pause before they go on; busy is the time without the pauses.
+func inParallel(ctx context.Context, c *child, add func(ctx context.Context, id int) error) (n int, busy time.Duration, err error) {
 	until := time.Now().Add(time.Duration(c.config.Millis) * time.Millisecond)
 	var ids atomic.Int64
 	var wg sync.WaitGroup
 	failed := make(chan error, c.config.Writers)
-	for range c.config.Writers {
-		wg.Go(func() {
-			for time.Now().Before(until) {
-				if err := add(ctx, int(ids.Add(1))); err != nil {
-					failed <- err
-					return
+	for time.Now().Before(until) {
+		from := time.Now()
+		for range c.config.Writers {
+			wg.Go(func() {
+				for i := 0; c.config.Burst > 0 && i < c.config.Burst || c.config.Burst == 0 && time.Now().Before(until); i++ {
+					if err := add(ctx, int(ids.Add(1))); err != nil {
+						failed <- err
+						return
+					}
 				}
-			}
-		})
+			})
+		}
+		wg.Wait()
+		busy += time.Since(from)
+		select {
+		case err := <-failed:
+			return 0, 0, err
+		default:
+		}
+		time.Sleep(time.Duration(c.config.Pause) * time.Millisecond)
 	}
-	wg.Wait()
-	select {
-	case err := <-failed:
-		return 0, err
-	default:
-		return int(ids.Load()), nil
-	}
+	return int(ids.Load()), busy, nil
 }
 
 // inChunks calls add for the ids 1 to c.config.Total, c.config.Chunk a call, one call after another, and not before
 // c.config.Rate says so.
-func inChunks(ctx context.Context, c *child, add func(ctx context.Context, from, to int) error) (int, error) {
+func inChunks(ctx context.Context, c *child, add func(ctx context.Context, from, to int) error) (n int, busy time.Duration, err error) {
 	begun := time.Now()
-	for n := 0; n < c.config.Total; {
+	for n < c.config.Total {
 		if c.config.Rate > 0 {
 			time.Sleep(time.Until(begun.Add(time.Duration(float64(n) / float64(c.config.Rate) * float64(time.Second)))))
 		}
 		to := min(n+c.config.Chunk, c.config.Total)
 		if err := add(ctx, n+1, to); err != nil {
-			return n, err
+			return n, 0, err
 		}
 		n = to
 	}
-	return c.config.Total, nil
+	return n, time.Since(begun), nil
+}
+
+// paced adds c.config.Rate jobs a second, one by one, until it is told to stop.
+type paced struct {
+	child  *child
+	add    func(ctx context.Context, id int) error
+	cancel context.CancelFunc
+	done   chan int // the number of jobs
+}
+
+func (s *paced) start(ctx context.Context) {
+	ctx, s.cancel = context.WithCancel(ctx)
+	s.done = make(chan int, 1)
+	go func() { s.done <- s.run(ctx) }()
+}
+
+func (s *paced) run(ctx context.Context) (n int) {
+	begun := time.Now()
+	ticker := time.NewTicker(2 * time.Millisecond)
+	defer ticker.Stop()
+	free := make(chan struct{}, mostInFlight)
+	var calls sync.WaitGroup
+	defer calls.Wait()
+	for {
+		select {
+		case <-ctx.Done():
+			return n
+		case <-ticker.C:
+		}
+		for due := int(time.Since(begun).Seconds() * float64(s.child.config.Rate)); n < due && len(free) < mostInFlight; {
+			n++
+			id := n
+			free <- struct{}{}
+			calls.Go(func() {
+				if err := s.add(context.WithoutCancel(ctx), id); err != nil {
+					fatal(err)
+				}
+				<-free
+			})
+		}
+	}
+}
+
+func (s *paced) last() []string { return nil }
+
+func (s *paced) stop() (int, error) {
+	if s.cancel == nil {
+		return 0, nil
+	}
+	s.cancel()
+	return <-s.done, nil
 }
 
 // sqlBulk calls the SQL function add_jobs, which has the same signature in both systems, with the same statement
 // and driver, and reads back the ids.
-func sqlBulk(ctx context.Context, c *child) (int, error) {
+func sqlBulk(ctx context.Context, c *child) (int, time.Duration, error) {
 	type spec struct {
-		Identifier string `json:"identifier"`
-		Payload    any    `json:"payload"`
+		Identifier string  `json:"identifier"`
+		Payload    payload `json:"payload"`
 	}
 	statement := fmt.Sprintf(
 		`select id from %[1]s.add_jobs(array(select json_populate_recordset(null::%[1]s.job_spec, $1::json)))`, c.config.Schema)
@@ -251,7 +354,7 @@ func sqlBulk(ctx context.Context, c *child) (int, error) {
 // working is a worker whose task does nothing but count.
 type working struct {
 	child  *child
-	run    func(ctx context.Context) error // set by newWorking in ours.go
+	run    func(ctx context.Context) error
 	cancel context.CancelFunc
 	done   chan error
 
@@ -277,8 +380,11 @@ func (w *working) start(ctx context.Context) {
 	}
 }
 
-// handled is called by the task with the id of its job.
-func (w *working) handled(id int64) {
+// handled is what the task does. In each, jobs that wait are the load beside those that are watched.
+func (w *working) handled(id int64, p payload) {
+	if p.Wait > 0 {
+		defer time.Sleep(time.Duration(p.Wait) * time.Millisecond)
+	}
 	now := wall()
 	w.mu.Lock()
 	if w.n == 0 {
@@ -286,25 +392,20 @@ func (w *working) handled(id int64) {
 	}
 	w.ids[w.n%keptIDs] = id
 	w.n++
+	if p.At > 0 {
+		w.waits = append(w.waits, now-p.At)
+	}
 	whole := w.n == w.child.config.Total
 	e := event{Event: "count", N: w.n, First: w.first, T: now}
 	w.mu.Unlock()
 	if w.child.config.Each {
+		if p.Wait > 0 {
+			return
+		}
 		w.child.say(event{Event: "ran", ID: strconv.FormatInt(id, 10), T: now})
 	} else if whole {
 		w.child.say(e)
 	}
-}
-
-// handledStamped is handled, for a job that was added then (0: nobody knows).
-func (w *working) handledStamped(id, added int64) {
-	if added > 0 {
-		wait := wall() - added
-		w.mu.Lock()
-		w.waits = append(w.waits, wait)
-		w.mu.Unlock()
-	}
-	w.handled(id)
 }
 
 // waited is how long jobs waited, p50 and p99; nil: none said when it was added.
@@ -359,21 +460,9 @@ func (w *working) stop() (int, error) {
 }
 
 type payload struct {
-	ID int `json:"id"`
-}
-
-// stamped says when the job was added, too.
-type stamped struct {
-	payload
-	At int64 `json:"at,omitempty"`
-}
-
-// payload of a job that is added in bulk.
-func (c *child) payload(id int) any {
-	if c.config.Rate > 0 {
-		return stamped{payload{id}, wall()}
-	}
-	return payload{id}
+	ID   int   `json:"id"`
+	Wait int   `json:"wait,omitempty"` // milliseconds for which the task waits
+	At   int64 `json:"at,omitempty"`   // when the job was added
 }
 
 func cpuUsed() int64 {
@@ -385,6 +474,6 @@ func cpuUsed() int64 {
 }
 
 func fatal(err error) {
-	fmt.Fprintln(os.Stderr, "offstage:", err)
+	fmt.Fprintln(os.Stderr, "bench:", err)
 	os.Exit(1)
 }

@@ -22,7 +22,7 @@ var serverSettings = []string{
 }
 
 // conditions says everything that a reader needs to judge the figures or to repeat them.
-func conditions(ctx context.Context, s *server, o options, p *peer) ([]condition, error) {
+func conditions(ctx context.Context, s *server, o options, f field) ([]condition, error) {
 	var all []condition
 	add := func(name, value string) { all = append(all, condition{name, value}) }
 
@@ -62,12 +62,17 @@ func conditions(ctx context.Context, s *server, o options, p *peer) ([]condition
 		return nil, err
 	}
 	add("a commit takes", fmt.Sprintf("%.2f ms (round trip and flush; much below 0.1 ms means that nothing is flushed)", float64(commit.Microseconds())/1000))
-	add("offstage", fmt.Sprintf("%s, %s, pgx %s; worker: one process, all settings at their defaults", revision(ctx), runtime.Version(), moduleVersion("github.com/jackc/pgx/v5")))
-	add("graphile-worker", fmt.Sprintf("%s, Node.js %s; NO_LOG_SUCCESS=1", p.version, p.nodeVer))
-	add("… in work and as live worker", "concurrentJobs 24, localQueue.size 500, completeJobBatchDelay 0, failJobBatchDelay 0, maxPoolSize 26")
-	if o.writers > 0 {
-		add("… in latency", "defaults (concurrentJobs 1); and with localQueue.size 10")
-		add("… adding", fmt.Sprintf("makeWorkerUtils with a pool of %d (single) and %d (bulk)", o.writers, peerPool))
+	for _, sys := range f.systems() {
+		add(sys.title(), sys.about())
+	}
+	if o.peers {
+		all = append(all, peerConditions(o)...)
+	} else {
+		add("… in work and as live worker", "concurrentJobs 24, localQueue.size 500, completeJobBatchDelay 0, failJobBatchDelay 0, maxPoolSize 26")
+		if o.writers > 0 { // not in backlogs
+			add("… in latency", "defaults (concurrentJobs 1); and with localQueue.size 10")
+			add("… adding", fmt.Sprintf("makeWorkerUtils with a pool of %d (single) and %d (bulk)", o.writers, graphilePool))
+		}
 	}
 	add("every block", "a database of its own copied from a template, VACUUM ANALYZE and CHECKPOINT before; processes started and connected before the clock")
 	add("figures", fmt.Sprintf("medians of %d interleaved rounds (lowest–highest); ratios taken within each round", o.rounds))

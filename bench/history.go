@@ -8,13 +8,14 @@ import (
 
 // history measures whether much history slows down adding and working: with none, and with that of the last seven days. It takes
 // minutes a round, so it runs only when it is asked for.
-func history(o options, ours, _ system) scenario {
+func history(o options, f field) scenario {
+	ours := f.ours
 	with := fmt.Sprintf("%s, %d entries of history", ours.title(), o.history)
 	s := scenario{
 		name: "history",
 		about: fmt.Sprintf("%d jobs are added in bulk, 1000 a call, and then worked off, history kept; without entries of earlier jobs, and with %d over seven days",
 			o.jobs, o.history),
-		metrics: []metric{{name: addRate}, {name: workEmpty}, {name: workMiddle}, {name: workClient, lower: true, digits: 1}, {name: workWAL, lower: true}},
+		metrics: append([]metric{{name: addRate}}, workMetrics...),
 	}
 	s.timeout = 20 * time.Minute // most of which is filling
 	without := variant{title: ours.title() + ", no history", system: ours}
@@ -34,7 +35,7 @@ func history(o options, ours, _ system) scenario {
 }
 
 func addAndWork(ctx context.Context, b *block) (sample, error) {
-	added, err := addInBulk(ctx, b, "bulk", 1000)
+	added, err := addInBulk(ctx, b, agentConfig{Role: "bulk", Chunk: 1000})
 	if err != nil {
 		return nil, err
 	}

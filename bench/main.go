@@ -1,5 +1,5 @@
-// Command bench compares Offstage with Graphile Worker on one server, in turns, so that the ratios can be
-// believed even where the machine drifts. See README.md.
+// Command bench compares Offstage with Graphile Worker, `bench peers` with River and pg-boss, too, and `bench backlogs` with itself when the
+// table is ugly, on one server, in turns, so that the ratios can be believed even where the machine drifts. See README.md.
 package main
 
 import (
@@ -34,30 +34,30 @@ type options struct {
 	json          bool
 	javascript    bool
 	slots         int
-	run           []named // the scenarios to run
+	peers         bool            // all peers, in peerScenarios
+	run           []scenarioMaker // the scenarios to run
 
 	// of backlogs
-	backlog int
-	peers   bool
-	longest time.Duration
-	keep    string
-	minutes float64
-	plot    string
+	backlog  int
+	graphile bool // graphile-worker, too, wherever it can
+	longest  time.Duration
+	keep     string
+	minutes  float64
+	plot     string
 }
 
-// named makes a scenario.
-type named struct {
-	name string
-	make func(o options, ours, peer system) scenario
+// scenarioMaker makes a scenario for those who take part.
+type scenarioMaker struct {
+	name      string
+	onRequest bool // it runs only when --only names it
+	make      func(o options, f field) scenario
 }
 
 // scenarios in the order they run.
-var scenarios = []named{
-	{"work", work}, {"add-single", addSingle}, {"add-bulk", addBulk}, {"latency", latency}, {"history", history},
+var scenarios = []scenarioMaker{
+	{name: "work", make: work}, {name: "add-single", make: addSingle}, {name: "add-bulk", make: addBulk}, {name: "latency", make: latency},
+	{name: "history", make: history, onRequest: true},
 }
-
-// onRequest are scenarios that run only when --only names them.
-var onRequest = []string{"history"}
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -92,23 +92,30 @@ func main() {
 }
 
 func parseOptions(args []string) (o options, err error) {
-	f := flag.NewFlagSet("bench", flag.ContinueOnError)
+	name, from, processesToTry, rounds, samples := "bench", scenarios, "1,2", 3, 1000
+	if len(args) > 0 && args[0] == "peers" {
+		o.peers, args = true, args[1:]
+		name, from, processesToTry, rounds, samples = "bench peers", peerScenarios, "1,2,4", 5, 300
+	}
+	f := newFlags(name)
 	f.StringVar(&o.databaseURL, "database-url", "", "`URL` of a server to use, as a role that may create databases and checkpoint; default: a private one is started")
 	f.StringVar(&o.postgres, "postgres", "15", "major `version` of the private server")
 	f.StringVar(&o.peerVersion, "peer", "", "`version` of graphile-worker, 0.17 or 0.18; default: the newest that Node.js can run")
-	processes := f.String("peer-processes", "1,2", "`numbers` of graphile-worker processes to try in work")
-	f.IntVar(&o.rounds, "rounds", 3, "how `often` each variant is measured")
-	only := f.String("only", "", "`names` of the scenarios to run, separated by commas: work, add-single, add-bulk, latency, history; default: all but history")
+	processes := f.String("peer-processes", processesToTry, "`numbers` of graphile-worker processes to try in work")
+	f.IntVar(&o.rounds, "rounds", rounds, "how `often` each variant is measured")
+	only := onlyFlag(f, from)
 	f.IntVar(&o.jobs, "jobs", 200_000, "`number` of jobs in work and add-bulk")
-	f.IntVar(&o.history, "history", 10_000_000, "`number` of entries of history that are there, in history")
-	f.IntVar(&o.samples, "samples", 1000, "`number` of jobs in latency")
+	f.IntVar(&o.samples, "samples", samples, "`number` of jobs in latency")
 	f.DurationVar(&o.gap, "gap", 20*time.Millisecond, "mean `pause` between jobs in latency")
 	f.IntVar(&o.writers, "writers", 32, "`calls` in flight in add-single")
 	f.DurationVar(&o.seconds, "seconds", 3*time.Second, "`duration` of add-single")
 	f.DurationVar(&o.timeout, "timeout", 5*time.Minute, "longest `duration` of one measurement")
-	f.BoolVar(&o.self, "self", false, "compare graphile-worker with itself, to check the harness: every ratio should be 1")
-	f.BoolVar(&o.javascript, "javascript", false, "let our worker perform the same task in JavaScript, as graphile-worker does")
-	f.IntVar(&o.slots, "slots", 0, "how many `jobs` our worker runs at a time; default: its default (graphile-worker runs 24, at its best settings)")
+	if !o.peers {
+		f.IntVar(&o.history, "history", 10_000_000, "`number` of entries of history that are there, in history")
+		f.BoolVar(&o.self, "self", false, "compare graphile-worker with itself, to check the harness: every ratio should be 1")
+		f.BoolVar(&o.javascript, "javascript", false, "let our worker perform the same task in JavaScript, as graphile-worker does")
+		f.IntVar(&o.slots, "slots", 0, "how many `jobs` our worker runs at a time; default: its default (graphile-worker runs 24, at its best settings)")
+	}
 	f.BoolVar(&o.json, "json", false, "print JSON")
 	if err := f.Parse(args); err != nil {
 		return o, err
@@ -119,28 +126,55 @@ func parseOptions(args []string) (o options, err error) {
 	if o.peerProcesses, err = parseProcesses(*processes); err != nil {
 		return o, err
 	}
-	if o.run, err = choose(scenarios, *only, onRequest); err != nil {
+	if o.run, err = choose(from, *only); err != nil {
 		return o, err
 	}
-	if o.slots < 0 || o.rounds < 1 || o.jobs < 1 || o.samples < 1 || o.history < 1 || o.writers < 1 || o.writers > 90 || o.gap < time.Millisecond || o.seconds < time.Millisecond {
+	if o.slots < 0 || o.rounds < 1 || o.jobs < 1 || o.samples < 1 || !o.peers && o.history < 1 || o.writers < 1 || o.writers > 90 || o.gap < time.Millisecond || o.seconds < time.Millisecond {
 		return o, errors.New("numbers must be positive, --writers at most 90, durations at least 1ms")
 	}
 	return o, nil
 }
 
+// newFlags are those of a command; -h says which others there are.
+func newFlags(name string) *flag.FlagSet {
+	f := flag.NewFlagSet(name, flag.ContinueOnError)
+	f.Usage = func() {
+		fmt.Fprintf(f.Output(), "usage: ./dev bench [arguments]\n       ./dev bench peers [arguments]\n       ./dev bench backlogs [arguments]\n\nThe arguments of %s:\n", name)
+		f.PrintDefaults()
+	}
+	return f
+}
+
+// onlyFlag is the flag whose value choose takes.
+func onlyFlag(f *flag.FlagSet, from []scenarioMaker) *string {
+	byDefault, _ := choose(from, "") // all are known
+	text := func(all []scenarioMaker) string {
+		var names []string
+		for _, s := range all {
+			names = append(names, s.name)
+		}
+		return strings.Join(names, ", ")
+	}
+	usage := "`names` of the scenarios to run, separated by commas, of " + text(from) + "; default: "
+	if len(byDefault) == len(from) {
+		return f.String("only", "", usage+"all")
+	}
+	return f.String("only", "", usage+text(byDefault))
+}
+
 // choose returns the scenarios that only names, separated by commas, or all but those that must be asked for.
-func choose(from []named, only string, onRequest []string) (chosen []named, err error) {
+func choose(from []scenarioMaker, only string) ([]scenarioMaker, error) {
 	if only == "" {
-		return slices.DeleteFunc(slices.Clone(from), func(s named) bool { return slices.Contains(onRequest, s.name) }), nil
+		return slices.DeleteFunc(slices.Clone(from), func(s scenarioMaker) bool { return s.onRequest }), nil
 	}
 	names := strings.Split(only, ",")
 	for i, name := range names {
 		names[i] = strings.TrimSpace(name)
-		if !slices.ContainsFunc(from, func(s named) bool { return s.name == names[i] }) {
+		if !slices.ContainsFunc(from, func(s scenarioMaker) bool { return s.name == names[i] }) {
 			return nil, fmt.Errorf("--only: no scenario %q", names[i])
 		}
 	}
-	return slices.DeleteFunc(slices.Clone(from), func(s named) bool { return !slices.Contains(names, s.name) }), nil
+	return slices.DeleteFunc(slices.Clone(from), func(s scenarioMaker) bool { return !slices.Contains(names, s.name) }), nil
 }
 
 func parseProcesses(list string) (all []int, err error) {
@@ -155,15 +189,21 @@ func parseProcesses(list string) (all []int, err error) {
 }
 
 func run(ctx context.Context, o options) error {
-	other, err := findPeer(ctx, o.peerVersion)
+	found, err := findGraphile(ctx, o.peerVersion)
 	if err != nil {
 		return err
 	}
-	var own system = &ours{javascript: o.javascript, slots: o.slots}
+	f := field{ours: &ours{javascript: o.javascript, slots: o.slots}, graphile: found}
 	if o.self {
-		same := *other
+		same := *found
 		same.label += " (itself)"
-		own = &same
+		f.ours = &same
+	}
+	if o.peers {
+		f.river = &river{}
+		if f.pgboss, err = findPgboss(found); err != nil {
+			return err
+		}
 	}
 	s, err := openServer(ctx, o.databaseURL, o.postgres)
 	if err != nil {
@@ -172,18 +212,21 @@ func run(ctx context.Context, o options) error {
 	defer s.close()
 
 	r := report{Command: strings.Join(append([]string{"./dev", "bench"}, redacted(os.Args[1:])...), " ")}
-	if r.Conditions, err = conditions(ctx, s, o, other); err != nil {
+	if r.Conditions, err = conditions(ctx, s, o, f); err != nil {
 		return err
 	}
 	r.Conditions = append([]condition{{"command", r.Command}}, r.Conditions...)
-	templates := map[system]string{}
-	for suffix, sys := range map[string]system{"ours": own, "peer": other} {
-		if templates[sys], err = s.template(ctx, sys, suffix); err != nil {
+	templates := map[string]string{}
+	for _, sys := range f.systems() {
+		if _, made := templates[sys.name()]; made {
+			continue
+		}
+		if templates[sys.name()], err = s.template(ctx, sys); err != nil {
 			return err
 		}
 	}
 	for _, sc := range o.run {
-		made := sc.make(o, own, other)
+		made := sc.make(o, f)
 		if o.self {
 			made.forgetGoals()
 		}
@@ -199,19 +242,20 @@ func run(ctx context.Context, o options) error {
 	if o.json {
 		return r.writeJSON(os.Stdout)
 	}
+	r.writeGoals(os.Stdout)
 	r.Scenarios = nil // printed as they came
 	r.writeText(os.Stdout)
 	return nil
 }
 
 // measure runs every variant once a round.
-func measure(ctx context.Context, s *server, o options, sc scenario, templates map[system]string) (result, error) {
+func measure(ctx context.Context, s *server, o options, sc scenario, templates map[string]string) (result, error) {
 	o.timeout = max(o.timeout, sc.timeout)
 	o.rounds = cmp.Or(sc.rounds, o.rounds)
 	rounds := make([][]sample, o.rounds)
 	for round := range rounds {
 		for _, v := range sc.variants {
-			got, err := runBlock(ctx, s, o, v, templates[v.system])
+			got, err := runBlock(ctx, s, o, v, templates[v.system.name()])
 			if err != nil {
 				return result{}, fmt.Errorf("%s: %w", v.title, err)
 			}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -40,8 +41,22 @@ func (o *ours) title() string {
 	}
 	return "offstage (" + strings.Join(how, ", ") + ")"
 }
-func (*ours) schema() string { return schema.Default }
-func (*ours) jobs() string   { return schema.Default + "_private.job" }
+
+func (*ours) name() string      { return "offstage" }
+func (*ours) schema() string    { return schema.Default }
+func (*ours) unsettled() string { return schema.Default + "_private.job" }
+func (*ours) idType() string    { return "bigint" }
+
+func (*ours) about() string {
+	return fmt.Sprintf("%s, %s, pgx %s; worker: one process, all settings at their defaults", revision(context.Background()), runtime.Version(), moduleVersion("github.com/jackc/pgx/v5"))
+}
+
+func (*ours) fill(ctx context.Context, b *block, n, wait int) error {
+	return fillBySQL(ctx, b, n, wait)
+}
+func (*ours) adder(_ context.Context, b *block, _ map[string]any) (addOne, error) {
+	return addBySQL(b), nil
+}
 
 func (*ours) install(ctx context.Context, url string) error {
 	conn, err := pgx.Connect(ctx, url)
@@ -54,7 +69,7 @@ func (*ours) install(ctx context.Context, url string) error {
 }
 
 func (o *ours) command(config *agentConfig) *exec.Cmd {
-	config.System = "offstage"
+	config.System = o.name()
 	config.JavaScript, config.Slots = o.javascript, o.slots
 	config.Schema = o.schema()
 	return selfCommand()
@@ -62,11 +77,16 @@ func (o *ours) command(config *agentConfig) *exec.Cmd {
 
 // keepNothing configures the task so that no history is kept; the peer keeps none.
 func keepNothing(ctx context.Context, b *block) error {
-	if _, ok := b.system.(*ours); !ok {
+	if !b.ours() {
 		return nil
 	}
 	_, err := b.conn.Exec(ctx, `select offstage.configure_task($1, '{"keep": "none"}')`, task)
 	return err
+}
+
+func (b *block) ours() bool {
+	_, is := b.system.(*ours)
+	return is
 }
 
 // quiet lets a worker say only what went wrong.
@@ -74,83 +94,81 @@ func quiet() {
 	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})))
 }
 
-// newPlain is a worker that knows no task yet.
-func newPlain(c *child) (*working, *worker.Worker, error) {
+// plainWorker knows no task yet.
+func plainWorker(c *child) (*worker.Worker, error) {
 	quiet()
-	w, err := worker.New(c.pool, worker.Config{Jobs: c.config.Slots})
-	if err != nil {
-		return nil, nil, err
-	}
-	return &working{child: c, run: w.Run}, w, nil
+	return worker.New(c.pool, worker.Config{Jobs: c.config.Slots})
 }
 
-// newWorking is a worker with nothing tuned, unless --slots was given.
-func newWorking(c *child) (role, error) {
+// offstageLibrary is Offstage with nothing tuned, unless slots are given.
+type offstageLibrary struct{}
+
+func (offstageLibrary) worker(c *child, handled func(id int64, p payload)) (func(ctx context.Context) error, error) {
 	if c.config.JavaScript {
 		quiet()
-		return newScripted(c)
+		return scripted(c, handled)
 	}
-	counting, w, err := newPlain(c)
+	w, err := plainWorker(c)
 	if err != nil {
 		return nil, err
 	}
 	worker.Handle(w, c.config.Task, func(_ context.Context, job *worker.Job[payload]) (struct{}, error) {
-		counting.handled(job.ID)
+		handled(job.ID, job.Payload)
 		return struct{}{}, nil
 	})
-	return counting, nil
+	return w.Run, nil
 }
 
 var errUgly = errors.New("this one fails")
 
-// newUgly is such a worker, of whose jobs some fail at first, and which says how long they waited. Another task of it does nothing.
-func newUgly(c *child) (role, error) {
-	counting, w, err := newPlain(c)
+// uglyWorker is one of whose jobs some fail at first. Another task of it does nothing.
+func uglyWorker(c *child, handled func(id int64, p payload)) (func(ctx context.Context) error, error) {
+	w, err := plainWorker(c)
 	if err != nil {
 		return nil, err
 	}
-	worker.Handle(w, c.config.Task, func(_ context.Context, job *worker.Job[stamped]) (struct{}, error) {
+	worker.Handle(w, c.config.Task, func(_ context.Context, job *worker.Job[payload]) (struct{}, error) {
 		if c.config.Fail > 0 && job.Attempt == 1 && job.Payload.ID%c.config.Fail == 0 {
 			return struct{}{}, errUgly
 		}
-		counting.handledStamped(job.ID, job.Payload.At)
+		handled(job.ID, job.Payload)
 		return struct{}{}, nil
 	})
 	if c.config.Also != "" {
 		worker.Handle(w, c.config.Also, func(context.Context, *worker.Job[payload]) (struct{}, error) { return struct{}{}, nil })
 	}
-	return counting, nil
+	return w.Run, nil
 }
 
-// newBeside is a worker of another task. A holder keeps each of its jobs until it is told to stop.
-func newBeside(c *child) (role, error) {
-	counting, w, err := newPlain(c)
+// besideWorker is one of another task. A holder keeps each of its jobs until it is told to stop.
+func besideWorker(c *child, handled func(id int64, p payload)) (func(ctx context.Context) error, error) {
+	w, err := plainWorker(c)
 	if err != nil {
 		return nil, err
 	}
 	stopped := make(chan struct{})
-	counting.run = func(ctx context.Context) error {
-		defer context.AfterFunc(ctx, func() { close(stopped) })()
-		return w.Run(ctx)
-	}
 	worker.Handle(w, c.config.Also, func(_ context.Context, job *worker.Job[payload]) (struct{}, error) {
-		counting.handled(job.ID)
+		handled(job.ID, job.Payload)
 		if c.config.Role == "holder" {
 			<-stopped
 		}
 		return struct{}{}, nil
 	})
-	return counting, nil
+	return func(ctx context.Context) error {
+		defer context.AfterFunc(ctx, func() { close(stopped) })()
+		return w.Run(ctx)
+	}, nil
 }
 
-// newScripted is such a worker for a task in JavaScript that does nothing. A job counts when the worker has heard that it is
+// scripted is a worker for a task in JavaScript that does nothing, or waits. A job counts when the worker has heard that it is
 // done, which in latency is half a round trip to Node too late.
-func newScripted(c *child) (role, error) {
+func scripted(c *child, handled func(id int64, p payload)) (func(ctx context.Context) error, error) {
 	dir, err := os.MkdirTemp("", "offstage-bench-")
 	if err != nil {
 		return nil, err
 	}
-	if err := os.WriteFile(filepath.Join(dir, c.config.Task+".js"), []byte("module.exports = (payload, helpers) => {}\n"), 0o600); err != nil {
+	script := "module.exports = ({ wait }) => { if (wait) return new Promise((resolve) => setTimeout(resolve, wait)) }\n"
+	if err := os.WriteFile(filepath.Join(dir, c.config.Task+".js"), []byte(script), 0o600); err != nil {
 		return nil, err
 	}
 	found, err := tasks.Read(dir)
@@ -161,12 +179,11 @@ func newScripted(c *child) (role, error) {
 	if err != nil {
 		return nil, err
 	}
-	counting := &working{child: c}
 	w, err := worker.New(c.pool, worker.Config{Jobs: c.config.Slots, Runners: []worker.Runner{runner}, Middleware: []func(worker.Handler) worker.Handler{
 		func(next worker.Handler) worker.Handler {
 			return func(ctx context.Context, job *offstage.Job) (json.RawMessage, error) {
 				result, err := next(ctx, job)
-				counting.handled(job.ID)
+				handled(job.ID, payload{})
 				return result, err
 			}
 		},
@@ -174,40 +191,36 @@ func newScripted(c *child) (role, error) {
 	if err != nil {
 		return nil, err
 	}
-	counting.run = func(ctx context.Context) error {
+	return func(ctx context.Context) error {
 		defer os.RemoveAll(dir)
 		defer runner.Close()
 		return w.Run(ctx)
-	}
-	return counting, nil
+	}, nil
 }
 
-func ourSingle(c *child) (func(context.Context, *child) (int, error), error) {
+func (offstageLibrary) adder(c *child) (adder, error) {
 	client, err := offstage.New(c.pool, offstage.Config{})
 	if err != nil {
 		return nil, err
 	}
-	return func(ctx context.Context, c *child) (int, error) {
-		return inParallel(ctx, c, func(ctx context.Context, id int) error {
-			_, err := client.Add(ctx, c.config.Task, payload{id})
-			return err
-		})
-	}, nil
+	return &offstageAdder{c, client}, nil
 }
 
-func ourBulk(c *child) (func(context.Context, *child) (int, error), error) {
-	client, err := offstage.New(c.pool, offstage.Config{})
-	if err != nil {
-		return nil, err
+type offstageAdder struct {
+	child  *child
+	client *offstage.Client
+}
+
+func (a *offstageAdder) add(ctx context.Context, id int) error {
+	_, err := a.client.Add(ctx, a.child.config.Task, a.child.payload(id))
+	return err
+}
+
+func (a *offstageAdder) addMany(ctx context.Context, from, to int) error {
+	specs := make([]offstage.Spec, 0, to-from+1)
+	for id := from; id <= to; id++ {
+		specs = append(specs, offstage.Spec{Task: a.child.config.Task, Payload: a.child.payload(id)})
 	}
-	return func(ctx context.Context, c *child) (int, error) {
-		return inChunks(ctx, c, func(ctx context.Context, from, to int) error {
-			specs := make([]offstage.Spec, 0, to-from+1)
-			for id := from; id <= to; id++ {
-				specs = append(specs, offstage.Spec{Task: c.config.Task, Payload: c.payload(id)})
-			}
-			_, err := client.AddMany(ctx, specs)
-			return err
-		})
-	}, nil
+	_, err := a.client.AddMany(ctx, specs)
+	return err
 }

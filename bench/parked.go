@@ -12,8 +12,8 @@ const (
 	behind = "behind"
 )
 
-func parked(o options, ours, peer system) scenario {
-	return against(o, ours, peer, "parked", fmt.Sprintf("%d jobs without a queue, beside %d of the same task in a queue whose one job is running", o.jobs, o.backlog), o.jobs,
+func parked(o options, f field) scenario {
+	return against(o, f, "parked", fmt.Sprintf("%d jobs without a queue, beside %d of the same task in a queue whose one job is running", o.jobs, o.backlog), o.jobs,
 		shape{title: "many behind a busy queue", goal: unharmed, before: func(ctx context.Context, b *block) (func(), error) {
 			if err := b.blockQueue(ctx); err != nil {
 				return nil, err
@@ -124,7 +124,8 @@ const (
 )
 
 // parking is how fast jobs are parked, and what others notice of it: of another worker, or of another task in the same one.
-func parking(o options, ours, _ system) scenario {
+func parking(o options, f field) scenario {
+	ours := f.ours
 	s := scenario{
 		name: "parking",
 		about: fmt.Sprintf("a worker parks %d jobs behind one busy queue; meanwhile %d other jobs a second are added, which nothing holds up; our history keeps %s",
@@ -183,7 +184,7 @@ func others(ctx context.Context, b *block, who string) (sample, error) {
 			return nil, err
 		}
 	}
-	adder, err := b.start(ctx, agentConfig{Role: "bulk", Total: 1 << 40, Chunk: othersRate / 100, Rate: othersRate})
+	adder, err := b.start(ctx, agentConfig{Role: "bulk", Total: 1 << 40, Chunk: othersRate / 100, Rate: othersRate, Stamp: true})
 	if err != nil {
 		return nil, err
 	}

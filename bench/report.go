@@ -37,6 +37,8 @@ type row struct {
 	Title   string               `json:"title"`
 	Rounds  map[string][]float64 `json:"rounds"`
 	Medians map[string]float64   `json:"medians"`
+	Lowest  map[string]float64   `json:"lowest"`
+	Highest map[string]float64   `json:"highest"`
 }
 
 // comparison holds, round by round, a variant's value divided by that of the best peer of the same round; without peers, the value.
@@ -61,7 +63,7 @@ func summarize(s scenario, rounds [][]sample) result {
 		return x, ok
 	}
 	for i, v := range s.variants {
-		one := row{Title: v.title, Rounds: map[string][]float64{}, Medians: map[string]float64{}}
+		one := row{Title: v.title, Rounds: map[string][]float64{}, Medians: map[string]float64{}, Lowest: map[string]float64{}, Highest: map[string]float64{}}
 		for _, m := range s.metrics {
 			for _, round := range rounds {
 				if x, ok := round[i][m.name]; ok {
@@ -69,7 +71,7 @@ func summarize(s scenario, rounds [][]sample) result {
 				}
 			}
 			if all := one.Rounds[m.name]; len(all) > 0 {
-				one.Medians[m.name] = median(all)
+				one.Medians[m.name], one.Lowest[m.name], one.Highest[m.name] = median(all), slices.Min(all), slices.Max(all)
 			}
 		}
 		r.Rows = append(r.Rows, one)
@@ -95,10 +97,11 @@ func summarize(s scenario, rounds [][]sample) result {
 				c.Ratios = append(c.Ratios, x/best)
 			}
 		}
-		if len(c.Ratios) > 0 {
-			c.Median = median(c.Ratios)
+		if len(c.Ratios) == 0 {
+			continue // what was not measured, such as what this server does not tell
 		}
-		if g.atBest != 0 && len(c.Ratios) > 0 {
+		c.Median = median(c.Ratios)
+		if g.atBest != 0 {
 			holds := c.Median >= g.atBest
 			if m.lower {
 				holds = c.Median <= g.atBest
@@ -130,6 +133,24 @@ func (r report) writeText(w io.Writer) {
 	}
 }
 
+// writeGoals lists the goals of all scenarios and whether they hold.
+func (r report) writeGoals(w io.Writer) {
+	var table [][]string
+	for _, s := range r.Scenarios {
+		for _, c := range s.Comparisons {
+			if c.Holds != nil {
+				table = append(table, []string{s.Name + ", " + c.Metric + ": " + c.Ours + c.than(), c.figures(), strings.TrimPrefix(c.verdict(), "; goal ")})
+			}
+		}
+	}
+	if table == nil {
+		return
+	}
+	fmt.Fprint(w, "Goals\n\n")
+	writeTable(w, table)
+	fmt.Fprintln(w)
+}
+
 func (s result) writeText(w io.Writer) {
 	fmt.Fprintf(w, "%s: %s\n\n", s.Name, s.About)
 	table := [][]string{{""}}
@@ -146,17 +167,42 @@ func (s result) writeText(w io.Writer) {
 	writeTable(w, table)
 	fmt.Fprintln(w)
 	for _, c := range s.Comparisons {
+		in := " in"
 		if len(c.Peers) == 0 {
-			fmt.Fprintf(w, "  %s %s: %s%s\n", spread(c.Ratios, c.digits), c.Metric, c.Ours, c.verdict())
-			continue
+			in = ""
 		}
-		than := c.Peers[0]
-		if len(c.Peers) > 1 {
-			than = "the better of " + strings.Join(c.Peers, " / ")
-		}
-		fmt.Fprintf(w, "  %s × in %s: %s against %s%s\n", spread(c.Ratios, 2), c.Metric, c.Ours, than, c.verdict())
+		fmt.Fprintf(w, "  %s%s %s: %s%s%s\n", c.figures(), in, c.Metric, c.Ours, c.than(), c.verdict())
 	}
 	fmt.Fprintln(w)
+}
+
+func (c comparison) figures() string {
+	if len(c.Peers) == 0 {
+		return spread(c.Ratios, c.digits)
+	}
+	return spread(c.Ratios, 2) + " ×"
+}
+
+func (c comparison) than() string {
+	switch len(c.Peers) {
+	case 0:
+		return ""
+	case 1:
+		return " against " + c.Peers[0]
+	}
+	// What the titles have in common is said once.
+	common := c.Peers[0][:strings.LastIndex(c.Peers[0], ", ")+1]
+	than, text := " against the better of ", c.Peers[0]
+	if len(c.Peers) > 2 {
+		than = " against the best of "
+	}
+	for _, p := range c.Peers[1:] {
+		if common != "" {
+			p = strings.TrimPrefix(p, common+" ")
+		}
+		text += " / " + p
+	}
+	return than + text
 }
 
 func (c comparison) verdict() string {

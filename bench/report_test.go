@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -64,6 +65,34 @@ func TestSummarizeComparesWithinRounds(t *testing.T) {
 	var text bytes.Buffer
 	report{Scenarios: []result{r}}.writeText(&text)
 	if want := "3.00 (2.00–3.00) × in rate: a against the better of b / c; goal ≥ 2.5 ×: HOLDS"; !strings.Contains(text.String(), want) {
+		t.Errorf("no %q in:\n%s", want, text.String())
+	}
+}
+
+// What a server does not tell, such as its CPU when it is not ours, is left out and not compared.
+func TestSummarizeLeavesOutWhatIsNotKnown(t *testing.T) {
+	s := scenario{
+		name:     "s",
+		metrics:  []metric{{name: "rate"}, {name: "cpu", lower: true}},
+		variants: []variant{{title: "a, x"}, {title: "b, x"}, {title: "b, y"}, {title: "b, z"}},
+	}
+	a, b := entry{title: "a, x"}, []entry{{title: "b, x"}, {title: "b, y"}, {title: "b, z"}}
+	s.compare("cpu", 0.4, a, b[0])
+	s.compare("rate", 2, a, b...)
+	r := summarize(s, [][]sample{{{"rate": 9}, {}, {"rate": 3}, {"rate": 2}}, {{"rate": 9}, {"rate": 1}, {}, {}}})
+	if len(r.Comparisons) != 1 || !slices.Equal(r.Comparisons[0].Ratios, []float64{3, 9}) {
+		t.Fatalf("comparisons: %+v", r.Comparisons)
+	}
+	if got := r.Rows[1].Rounds["cpu"]; got != nil {
+		t.Errorf("cpu = %v", got)
+	}
+	if row := r.Rows[0]; row.Lowest["rate"] != 9 || row.Highest["rate"] != 9 {
+		t.Errorf("row = %+v", row)
+	}
+	var text bytes.Buffer
+	report{Scenarios: []result{r}}.writeGoals(&text)
+	want := "s, rate: a, x against the best of b, x / y / z   6.00 (3.00–9.00) ×   ≥ 2 ×: HOLDS"
+	if !strings.Contains(text.String(), want) {
 		t.Errorf("no %q in:\n%s", want, text.String())
 	}
 }

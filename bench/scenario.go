@@ -1,9 +1,9 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -59,9 +59,11 @@ const task = "work"
 type block struct {
 	options options
 	system  system
+	server  *server
 	url     string
 	conn    *pgx.Conn
 	agents  []*agent
+	ending  []func() // what is called in the end, after the agents have ended
 
 	standing int // jobs that are there and cannot run, so that they are left at the end
 }
@@ -74,13 +76,16 @@ func runBlock(ctx context.Context, s *server, o options, v variant, template str
 	if err != nil {
 		return nil, err
 	}
-	b := &block{options: o, system: v.system, url: url}
+	b := &block{options: o, system: v.system, server: s, url: url}
 	if b.conn, err = pgx.Connect(ctx, url); err != nil {
 		return nil, err
 	}
 	defer func() {
 		for _, a := range b.agents {
 			_ = a.end()
+		}
+		for _, f := range b.ending {
+			f()
 		}
 		closing, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
@@ -91,15 +96,39 @@ func runBlock(ctx context.Context, s *server, o options, v variant, template str
 
 // start starts a process of the block's system, connected and waiting for its go.
 func (b *block) start(ctx context.Context, config agentConfig) (*agent, error) {
+	a, err := b.launch(ctx, config)
+	if err != nil {
+		return nil, err
+	}
+	_, err = a.wait(ctx, "ready")
+	return a, err
+}
+
+// launch starts a process of the block's system and does not wait until it is connected.
+func (b *block) launch(ctx context.Context, config agentConfig) (*agent, error) {
 	config.URL = b.url
 	config.Task = task
 	cmd := b.system.command(&config)
-	a, err := startAgent(ctx, b.system.title(), cmd, config)
+	a, err := launchAgent(ctx, b.system.title(), cmd, config)
 	if err != nil {
 		return nil, err
 	}
 	b.agents = append(b.agents, a)
 	return a, nil
+}
+
+func (b *block) atEnd(f func()) { b.ending = append(b.ending, f) }
+
+// checkClock fails if the clock of a differs from the harness's by more than can be measured.
+func (b *block) checkClock(ctx context.Context, a *agent) error {
+	offset, bound, err := a.clockOffset(ctx)
+	if err != nil {
+		return err
+	}
+	if max(offset, -offset) > bound+20 {
+		return fmt.Errorf("the clock of %s is %d µs off (known to %d µs)", b.system.title(), offset, bound)
+	}
+	return nil
 }
 
 // settle brings tables and server into the same state before every measurement.
@@ -112,45 +141,33 @@ func (b *block) settle(ctx context.Context) error {
 	return nil
 }
 
-// like is what jobs look like, in SQL; id counts from 1.
-type like struct {
-	task     string // default: the one task
-	payload  string // default: {"id": …}
-	queue    string // this and what follows: default null
-	runAt    string
-	attempts string
-	priority string
-	chunk    int // how many are added by a call; default: 10,000
-}
+// fill adds n jobs that do nothing.
+func (b *block) fill(ctx context.Context, n int) error { return b.system.fill(ctx, b, n, 0) }
 
-// fill adds n jobs with the payloads {"id": 1} to {"id": n}, in the same way in both systems.
-func (b *block) fill(ctx context.Context, n int) error { return b.fillLike(ctx, n, like{}) }
-
-// fillLike adds n jobs that look like that.
-func (b *block) fillLike(ctx context.Context, n int, l like) error {
-	sql := fmt.Sprintf(`select count(*) from %[1]s.add_jobs(array(
-		select row($1, %s, %s, %s, %s, null, %s, null)::%[1]s.job_spec
-		from generate_series($2::int, $3::int) as id))`, b.system.schema(), cmp.Or(l.payload, "json_build_object('id', id)"),
-		cmp.Or(l.queue, "null"), cmp.Or(l.runAt, "null"), cmp.Or(l.attempts, "null"), cmp.Or(l.priority, "null"))
-	chunk := cmp.Or(l.chunk, 10_000)
-	for from := 1; from <= n; from += chunk {
-		if _, err := b.conn.Exec(ctx, sql, cmp.Or(l.task, task), from, min(from+chunk-1, n)); err != nil {
-			return fmt.Errorf("fill: %w", err)
-		}
-	}
-	return nil
-}
-
-// live counts the jobs that are there.
+// live counts the jobs whose end is not on disk.
 func (b *block) live(ctx context.Context) (n int, err error) {
-	err = b.conn.QueryRow(ctx, "select count(*) from "+b.system.jobs()).Scan(&n)
+	err = b.conn.QueryRow(ctx, "select count(*) from "+b.system.unsettled()).Scan(&n)
 	return n, err
 }
 
-// wal is the position in the write-ahead log, in bytes.
-func (b *block) wal(ctx context.Context) (n float64, err error) {
-	err = b.conn.QueryRow(ctx, "select pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::float8").Scan(&n)
-	return n, err
+// usage is what the database has used up to a moment.
+type usage struct {
+	wal float64 // position in the write-ahead log, in bytes
+	cpu float64 // microseconds of all its processes; NaN where that cannot be known
+}
+
+func (b *block) usage(ctx context.Context) (u usage, err error) {
+	err = b.conn.QueryRow(ctx, "select pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::float8").Scan(&u.wal)
+	u.cpu = b.server.cpu()
+	return u, err
+}
+
+// since adds to s what the database has used up for each of n jobs, by the names that are given.
+func (u usage) since(before usage, n int, s sample, wal, cpu string) {
+	s[wal] = (u.wal - before.wal) / float64(max(n, 1))
+	if used := u.cpu - before.cpu; !math.IsNaN(used) {
+		s[cpu] = used / float64(max(n, 1))
+	}
 }
 
 func micros(us int64) time.Duration { return time.Duration(us) * time.Microsecond }

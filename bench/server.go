@@ -12,7 +12,7 @@ import (
 	"github.com/offstage-dev/offstage/internal/devpg"
 )
 
-// server is the PostgreSQL that both systems use, one after the other. Each measured block has a database of its
+// server is the PostgreSQL that all systems use, one after the other. Each measured block has a database of its
 // own, copied from a template in which the system was installed, so that no block inherits dead rows, statistics
 // or background vacuums of another. Databases that were there before are not touched.
 type server struct {
@@ -91,8 +91,8 @@ func (s *server) drop(ctx context.Context, name string) error {
 }
 
 // template makes a database with the system in it and returns its name.
-func (s *server) template(ctx context.Context, sys system, suffix string) (string, error) {
-	name := s.prefix + "_template_" + suffix
+func (s *server) template(ctx context.Context, sys system) (string, error) {
+	name := s.prefix + "_template_" + sys.name()
 	s.made = append(s.made, name)
 	if err := s.exec(ctx, "create database "+name+" template template0"); err != nil {
 		return "", err

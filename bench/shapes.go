@@ -19,25 +19,25 @@ func filled(n int, l like) func(context.Context, *block) (func(), error) {
 	}
 }
 
-func inFuture(o options, ours, peer system) scenario {
-	return against(o, ours, peer, "future", fmt.Sprintf("%d jobs, beside %d of the same task that are due tomorrow", o.jobs, o.backlog), o.jobs,
+func inFuture(o options, f field) scenario {
+	return against(o, f, "future", fmt.Sprintf("%d jobs, beside %d of the same task that are due tomorrow", o.jobs, o.backlog), o.jobs,
 		shape{title: "many in the future", goal: unharmed, before: filled(o.backlog, like{runAt: "now() + interval '1 day'"})})
 }
 
-func unknown(o options, ours, peer system) scenario {
-	return against(o, ours, peer, "unknown", fmt.Sprintf("%d jobs, behind %d of a task that the worker does not know", o.jobs, o.backlog), o.jobs,
+func unknown(o options, f field) scenario {
+	return against(o, f, "unknown", fmt.Sprintf("%d jobs, behind %d of a task that the worker does not know", o.jobs, o.backlog), o.jobs,
 		shape{title: "many of an unknown task", goal: unharmed, before: filled(o.backlog, like{task: "unknown"})})
 }
 
-func failed(o options, ours, peer system) scenario {
+func failed(o options, f field) scenario {
 	n := o.backlog / 10
-	return against(o, ours, peer, "failed", fmt.Sprintf("%d jobs, behind %d of the same task that have failed for good", o.jobs, n), o.jobs,
+	return against(o, f, "failed", fmt.Sprintf("%d jobs, behind %d of the same task that have failed for good", o.jobs, n), o.jobs,
 		shape{title: "many failed", goal: unharmed, before: func(ctx context.Context, b *block) (func(), error) {
 			b.standing += n
 			if err := b.fillLike(ctx, n, like{}); err != nil {
 				return nil, err
 			}
-			rows, err := b.conn.Query(ctx, "select id from "+b.system.jobs())
+			rows, err := b.conn.Query(ctx, "select id from "+b.system.unsettled())
 			if err != nil {
 				return nil, err
 			}
@@ -51,22 +51,22 @@ func failed(o options, ours, peer system) scenario {
 		}})
 }
 
-func priorities(o options, ours, peer system) scenario {
-	return against(o, ours, peer, "priorities", fmt.Sprintf("%d jobs, at twenty priorities in turn", o.jobs), o.jobs,
+func priorities(o options, f field) scenario {
+	return against(o, f, "priorities", fmt.Sprintf("%d jobs, at twenty priorities in turn", o.jobs), o.jobs,
 		shape{title: "twenty priorities", goal: unharmed, jobs: like{priority: "id % 20"}})
 }
 
 // inQueue is how many jobs a queue of queues has.
 const inQueue = 20
 
-func queues(o options, ours, peer system) scenario {
+func queues(o options, f field) scenario {
 	n := o.jobs / inQueue
 	s := shape{title: "queue by queue", goal: 0.4, jobs: like{queue: fmt.Sprintf("'queue ' || (id - 1) / %d", inQueue)}}
 	r := shape{title: "round robin", goal: 0.4, jobs: like{queue: fmt.Sprintf("'queue ' || id %% %d", n)}}
-	if o.peers {
+	if o.graphile {
 		s.peerGoal, r.peerGoal = 20, 20
 	}
-	return against(o, ours, peer, "queues", fmt.Sprintf("%d serial queues of %d jobs", n, inQueue), n*inQueue, s, r)
+	return against(o, f, "queues", fmt.Sprintf("%d serial queues of %d jobs", n, inQueue), n*inQueue, s, r)
 }
 
 // texts makes a table of random text, which does not become smaller when it is compressed.
@@ -91,22 +91,22 @@ func large(bytes int) like {
 	}
 }
 
-func payload1K(o options, ours, peer system) scenario {
-	return against(o, ours, peer, "payload-1k", fmt.Sprintf("%d jobs with payloads of 1 KB, clean with some 12 bytes", o.jobs), o.jobs,
+func payload1K(o options, f field) scenario {
+	return against(o, f, "payload-1k", fmt.Sprintf("%d jobs with payloads of 1 KB, clean with some 12 bytes", o.jobs), o.jobs,
 		shape{title: "1 KB", goal: 0.6, before: texts, jobs: large(1000)})
 }
 
-func payload100K(o options, ours, peer system) scenario {
+func payload100K(o options, f field) scenario {
 	n := max(1, o.jobs/50)
-	return against(o, ours, peer, "payload-100k", fmt.Sprintf("%d jobs with payloads of 100 KB", n), n,
+	return against(o, f, "payload-100k", fmt.Sprintf("%d jobs with payloads of 100 KB", n), n,
 		shape{title: "100 KB", peerGoal: 1.5, before: texts, jobs: large(100_000)})
 }
 
-func retries(o options, ours, peer system) scenario {
+func retries(o options, f field) scenario {
 	const delay = 100 * time.Millisecond
 	n := o.backlog // so many that the delay of the last ones does not count
 	// Not the peer: its first retry comes after e seconds and cannot be set.
-	return against(o, ours, peer, "retries", fmt.Sprintf("%d jobs, every twentieth of which fails and is tried again after %s", n, delay), n,
+	return against(o, f, "retries", fmt.Sprintf("%d jobs, every twentieth of which fails and is tried again after %s", n, delay), n,
 		shape{title: "5 % failing", goal: unharmed, oursOnly: true, config: agentConfig{Role: "ugly", Fail: 20},
 			before: func(ctx context.Context, b *block) (func(), error) {
 				_, err := b.conn.Exec(ctx, `select offstage.configure_task($1, json_build_object('retry', json_build_object('policy', 'fixed', 'delay', $2::text)))`,
@@ -116,16 +116,16 @@ func retries(o options, ours, peer system) scenario {
 }
 
 // snapshot holds a transaction open, because of which no dead row may be removed.
-func snapshot(o options, ours, peer system) scenario {
+func snapshot(o options, f field) scenario {
 	n := o.backlog
-	s := against(o, ours, peer, "snapshot", fmt.Sprintf("%d jobs, and a snapshot that is held from before they are added until they are gone", n), n,
+	s := against(o, f, "snapshot", fmt.Sprintf("%d jobs, and a snapshot that is held from before they are added until they are gone", n), n,
 		shape{title: "snapshot held", goal: unharmed, before: func(ctx context.Context, b *block) (func(), error) {
 			conn, err := pgx.Connect(ctx, b.url)
 			if err != nil {
 				return nil, err
 			}
 			after := func() { _ = conn.Close(context.WithoutCancel(ctx)) }
-			for _, sql := range []string{"begin isolation level repeatable read", "select count(*) from " + b.system.jobs()} {
+			for _, sql := range []string{"begin isolation level repeatable read", "select count(*) from " + b.system.unsettled()} {
 				if _, err := conn.Exec(ctx, sql); err != nil {
 					return after, err
 				}
@@ -136,18 +136,18 @@ func snapshot(o options, ours, peer system) scenario {
 	for i := range s.goals {
 		s.goals[i].atBest = 0 // what counts is whether it becomes slower
 	}
-	s.goals = append(s.goals, goal{metric: bothTenths, ours: ours.title() + ", snapshot held", atBest: unharmed})
+	s.goals = append(s.goals, goal{metric: bothTenths, ours: f.ours.title() + ", snapshot held", atBest: unharmed})
 	return s
 }
 
 // memory is what a worker needs while very many jobs wait, which it works off.
-func memory(o options, ours, peer system) scenario {
+func memory(o options, f field) scenario {
 	n := o.backlog
-	s := against(o, ours, peer, "memory", fmt.Sprintf("the most memory that the worker has resident while it works off %d jobs", n), n, shape{title: "many waiting"})
+	s := against(o, f, "memory", fmt.Sprintf("the most memory that the worker has resident while it works off %d jobs", n), n, shape{title: "many waiting"})
 	s.metrics = []metric{{name: workMemory, lower: true, digits: 1}, {name: workEmpty}}
 	for i := range s.goals {
 		s.goals[i].metric = workMemory
 	}
-	s.goals = append(s.goals, goal{metric: workMemory, ours: ours.title() + ", many waiting", atBest: 48})
+	s.goals = append(s.goals, goal{metric: workMemory, ours: f.ours.title() + ", many waiting", atBest: 48})
 	return s
 }

@@ -14,13 +14,14 @@ import (
 )
 
 // mix is how many jobs get through when they are added and worked off at once.
-func mix(o options, ours, peer system) scenario {
+func mix(o options, f field) scenario {
+	ours, peer := f.ours, f.graphile
 	n := o.backlog
 	s := scenario{
 		name: "mix",
 		about: fmt.Sprintf("%d jobs are added by one process, 1000 a call, and worked off at the same time; from the word go until none is left; our history keeps %s",
 			n, o.keep),
-		metrics: []metric{{name: workEmpty}, {name: workClient, lower: true, digits: 1}, {name: workWAL, lower: true}, {name: workMemory, lower: true}},
+		metrics: workMetrics,
 	}
 	at := func(of system, title string, processes int) variant {
 		return variant{title: title, system: of, run: func(ctx context.Context, b *block) (sample, error) {
@@ -49,7 +50,7 @@ func addingAndWorking(ctx context.Context, b *block, jobs, processes int, adding
 	var begun int64
 	longest := b.longest()
 	return b.work(ctx, jobs, workload{
-		workers: processes, config: agentConfig{Role: "worker", Settings: peerBest}, adder: adder,
+		workers: processes, config: agentConfig{Role: "worker", Settings: graphileBest}, adder: adder,
 		seen: func(_ int, at int64) bool {
 			if begun == 0 {
 				begun = at
@@ -72,7 +73,8 @@ const (
 )
 
 // steady adds and works at 60 % of the maximum, and looks whether tables and indexes grow.
-func steady(o options, ours, peer system) scenario {
+func steady(o options, f field) scenario {
+	ours, peer := f.ours, f.graphile
 	long := time.Duration(o.minutes * float64(time.Minute))
 	s := scenario{
 		name: "steady",
@@ -111,7 +113,7 @@ func steady(o options, ours, peer system) scenario {
 	}
 	title := of(ours, ours.title(), "bulk", 1)
 	s.goals = []goal{{metric: steadyGrows, ours: title, atBest: 1.1}, {metric: steadyKeeps, ours: title, atBest: 0.95}}
-	if o.peers { // adds through SQL: its client does not wait as long as it is told
+	if o.graphile { // adds through SQL: its client does not wait as long as it is told
 		for _, n := range o.peerProcesses {
 			of(peer, peer.title()+", "+processes(n), "sqlbulk", n)
 		}
@@ -158,7 +160,7 @@ func (l *timeline) measure(ctx context.Context, b *block, adding string, process
 	var lost error // of the sampler, until it is waited for
 	sampler.Go(func() { lost = l.watch(sampling, b.system.schema(), sizes, &begun, &ran) })
 	_, err = b.work(ctx, jobs, workload{
-		workers: processes, config: agentConfig{Role: "worker", Settings: peerBest}, adder: adder,
+		workers: processes, config: agentConfig{Role: "worker", Settings: graphileBest}, adder: adder,
 		seen: func(n int, at int64) bool {
 			begun.CompareAndSwap(0, at)
 			ran.Store(int64(n))
