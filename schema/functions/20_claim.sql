@@ -105,7 +105,7 @@ declare
   parked offstage_private.ticket;  -- the last one that a round has parked, when it got nothing else: its lane is left aside while
   aside boolean := false;          -- the others are looked at, in turns with parking more of it
   full_queues integer[];
-  standing integer;                -- tickets that are to be parked as well
+  standing integer;                -- tickets that are to be parked as well; null: this round was not for that
 begin
   if sleep_state in (1, -1) then
     perform offstage_private.sleep_lock(task_ids, sleep_state > 0);
@@ -147,7 +147,7 @@ begin
         where t.ctid = any (places[1:standing]) and coalesce(t.queue_id, 0) = any (full_queues) for update skip locked);  -- coalesce: not by the index of queues
       in_queues := cardinality(places); seen := greatest(in_queues, room); looked := 0; turned := null;
       if in_queues = 0 then
-        parked := null;
+        parked := null; standing := null;
         continue;
       end if;
     elsif cardinality(lanes) = 1 and mark_lanes is null and handed is null then
@@ -382,9 +382,10 @@ begin
     exit when again;
     if not aside then
       exit when queued is null or seen < room;
-      parked := case when at is null and cardinality(marks) = 1 then marks[1] end;
-      aside := parked.lane_id is not null and cardinality(lanes) > 1;
+      aside := coalesce(standing, 0) = 1000 and cardinality(lanes) > 1;  -- not sooner, because it is out of order
+      parked := case when at is null and cardinality(marks) = 1 and coalesce(standing, 1000) = 1000 then marks[1] end;
       lanes := case when aside then array_remove(lanes, parked.lane_id) else lanes end;
+      standing := null;
       room := room - n;
     elsif at is not null then
       again := n < room;  -- of the lane that was left aside nobody knows
