@@ -33,17 +33,7 @@ func parseBacklogs(args []string) (o options, err error) {
 	f.StringVar(&o.plot, "plot", "", "`file` to draw steady into, as SVG")
 	f.IntVar(&o.slots, "slots", 0, "how many `jobs` our worker runs at a time; default: its default")
 	f.DurationVar(&o.timeout, "timeout", 10*time.Minute, "longest `duration` of one measurement with what it needs before")
-	f.BoolVar(&o.json, "json", false, "print JSON")
-	if err := f.Parse(args); err != nil {
-		return o, err
-	}
-	if f.NArg() > 0 {
-		return o, fmt.Errorf("unexpected argument %q", f.Arg(0))
-	}
-	if o.peerProcesses, err = parseProcesses(*processes); err != nil {
-		return o, err
-	}
-	if o.run, err = choose(ugly, *only); err != nil {
+	if err := o.parse(f, args, ugly, only, processes); err != nil {
 		return o, err
 	}
 	if o.keep != "none" && o.keep != "all" {

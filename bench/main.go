@@ -116,17 +116,7 @@ func parseOptions(args []string) (o options, err error) {
 		f.BoolVar(&o.javascript, "javascript", false, "let our worker perform the same task in JavaScript, as graphile-worker does")
 		f.IntVar(&o.slots, "slots", 0, "how many `jobs` our worker runs at a time; default: its default (graphile-worker runs 24, at its best settings)")
 	}
-	f.BoolVar(&o.json, "json", false, "print JSON")
-	if err := f.Parse(args); err != nil {
-		return o, err
-	}
-	if f.NArg() > 0 {
-		return o, fmt.Errorf("unexpected argument %q", f.Arg(0))
-	}
-	if o.peerProcesses, err = parseProcesses(*processes); err != nil {
-		return o, err
-	}
-	if o.run, err = choose(from, *only); err != nil {
+	if err := o.parse(f, args, from, only, processes); err != nil {
 		return o, err
 	}
 	if o.slots < 0 || o.rounds < 1 || o.jobs < 1 || o.samples < 1 || !o.peers && o.history < 1 || o.writers < 1 || o.writers > 90 || o.gap < time.Millisecond || o.seconds < time.Millisecond {
@@ -175,6 +165,22 @@ func choose(from []scenarioMaker, only string) ([]scenarioMaker, error) {
 		}
 	}
 	return slices.DeleteFunc(slices.Clone(from), func(s scenarioMaker) bool { return !slices.Contains(names, s.name) }), nil
+}
+
+// parse reads the arguments, with the flags that all commands have.
+func (o *options) parse(f *flag.FlagSet, args []string, from []scenarioMaker, only, processes *string) (err error) {
+	f.BoolVar(&o.json, "json", false, "print JSON")
+	if err := f.Parse(args); err != nil {
+		return err
+	}
+	if f.NArg() > 0 {
+		return fmt.Errorf("unexpected argument %q", f.Arg(0))
+	}
+	if o.peerProcesses, err = parseProcesses(*processes); err != nil {
+		return err
+	}
+	o.run, err = choose(from, *only)
+	return err
 }
 
 func parseProcesses(list string) (all []int, err error) {
