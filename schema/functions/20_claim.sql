@@ -382,8 +382,8 @@ begin
     exit when again;
     if not aside then
       exit when queued is null or seen < room;
-      aside := coalesce(standing, 0) = 1000 and cardinality(lanes) > 1;  -- not sooner, because it is out of order
       parked := case when at is null and cardinality(marks) = 1 and coalesce(standing, 1000) = 1000 then marks[1] end;
+      aside := parked.lane_id is not null and standing is not null and cardinality(lanes) > 1;  -- not sooner, because it is out of order
       lanes := case when aside then array_remove(lanes, parked.lane_id) else lanes end;
       standing := null;
       room := room - n;
