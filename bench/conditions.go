@@ -75,7 +75,7 @@ func conditions(ctx context.Context, s *server, o options, f field) ([]condition
 		}
 	}
 	add("every block", "a database of its own copied from a template, VACUUM ANALYZE and CHECKPOINT before; processes started and connected before the clock")
-	add("figures", fmt.Sprintf("medians of %d interleaved rounds (lowest–highest); ratios taken within each round", o.rounds))
+	add("figures", fmt.Sprintf("medians of %d interleaved rounds (lowest–highest); ratios of medians, against the peer's settings whose median is best, and in brackets the ratios of the rounds", o.rounds))
 	return all, nil
 }
 

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -41,13 +40,15 @@ type row struct {
 	Highest map[string]float64   `json:"highest"`
 }
 
-// comparison holds, round by round, a variant's value divided by that of the best peer of the same round; without peers, the value.
+// comparison is a variant's median divided by that of the peer whose median is best, and the same round by round; without
+// peers, the value.
 type comparison struct {
 	Metric string    `json:"metric"`
 	Ours   string    `json:"ours"`
-	Peers  []string  `json:"peers"` // none: Ratios are the values
-	Ratios []float64 `json:"ratios"`
-	Median float64   `json:"median"`
+	Peers  []string  `json:"peers"` // none: the figures are values
+	Best   string    `json:"best,omitempty"`
+	Ratio  float64   `json:"ratio"`
+	Rounds []float64 `json:"rounds"`
 	Goal   float64   `json:"goal,omitempty"` // 0: none set
 	Lower  bool      `json:"lower_is_better"`
 	Holds  *bool     `json:"holds,omitempty"`
@@ -79,38 +80,47 @@ func summarize(s scenario, rounds [][]sample) result {
 	for _, g := range s.goals {
 		m := s.metrics[slices.IndexFunc(s.metrics, func(m metric) bool { return m.name == g.metric })]
 		c := comparison{Metric: g.metric, Ours: g.ours, Peers: g.peers, Goal: g.atBest, Lower: m.lower, digits: m.digits}
-		for round := range rounds {
-			best := math.NaN()
-			if len(g.peers) == 0 {
-				best = 1
-			}
-			for _, p := range g.peers {
-				x, ok := value(p, g.metric, round)
-				if !ok {
-					continue
-				}
-				if math.IsNaN(best) || m.lower && x < best || !m.lower && x > best {
-					best = x
-				}
-			}
-			if x, ok := value(g.ours, g.metric, round); ok && !math.IsNaN(best) {
-				c.Ratios = append(c.Ratios, x/best)
-			}
-		}
-		if len(c.Ratios) == 0 {
+		mine := r.row(g.ours)
+		if mine.Rounds[g.metric] == nil {
 			continue // what was not measured, such as what this server does not tell
 		}
-		c.Median = median(c.Ratios)
+		c.Ratio = mine.Medians[g.metric]
+		for _, p := range g.peers {
+			better := c.Best == "" || m.lower == (r.row(p).Medians[g.metric] < r.row(c.Best).Medians[g.metric])
+			if r.row(p).Rounds[g.metric] != nil && better {
+				c.Best = p
+			}
+		}
+		if c.Best == "" && len(g.peers) > 0 {
+			continue
+		}
+		if c.Best != "" {
+			c.Ratio /= r.row(c.Best).Medians[g.metric]
+		}
+		for round := range rounds {
+			x, ok := value(g.ours, g.metric, round)
+			y, both := 1.0, true
+			if c.Best != "" {
+				y, both = value(c.Best, g.metric, round)
+			}
+			if ok && both {
+				c.Rounds = append(c.Rounds, x/y)
+			}
+		}
 		if g.atBest != 0 {
-			holds := c.Median >= g.atBest
+			holds := c.Ratio >= g.atBest
 			if m.lower {
-				holds = c.Median <= g.atBest
+				holds = c.Ratio <= g.atBest
 			}
 			c.Holds = &holds
 		}
 		r.Comparisons = append(r.Comparisons, c)
 	}
 	return r
+}
+
+func (r result) row(title string) row {
+	return r.Rows[slices.IndexFunc(r.Rows, func(o row) bool { return o.Title == title })]
 }
 
 func (r report) writeJSON(w io.Writer) error {
@@ -160,7 +170,7 @@ func (s result) writeText(w io.Writer) {
 	for _, r := range s.Rows {
 		line := []string{r.Title}
 		for _, m := range s.metrics {
-			line = append(line, spread(r.Rounds[m.name], m.digits))
+			line = append(line, spread(r.Medians[m.name], r.Rounds[m.name], m.digits))
 		}
 		table = append(table, line)
 	}
@@ -178,9 +188,9 @@ func (s result) writeText(w io.Writer) {
 
 func (c comparison) figures() string {
 	if len(c.Peers) == 0 {
-		return spread(c.Ratios, c.digits)
+		return spread(c.Ratio, c.Rounds, c.digits)
 	}
-	return spread(c.Ratios, 2) + " ×"
+	return spread(c.Ratio, c.Rounds, 2) + " ×"
 }
 
 func (c comparison) than() string {
@@ -222,12 +232,12 @@ func (c comparison) verdict() string {
 	return fmt.Sprintf("; goal %s %g ×: %s", sign, c.Goal, answer)
 }
 
-// spread is the median with the lowest and the highest value.
-func spread(values []float64, digits int) string {
+// spread is a figure with the lowest and the highest value of the rounds.
+func spread(figure float64, values []float64, digits int) string {
 	if len(values) == 0 {
 		return "–"
 	}
-	text := number(median(values), digits)
+	text := number(figure, digits)
 	if len(values) > 1 {
 		text += " (" + number(slices.Min(values), digits) + "–" + number(slices.Max(values), digits) + ")"
 	}

@@ -37,7 +37,7 @@ type variant struct {
 	run    func(ctx context.Context, b *block) (sample, error)
 }
 
-// goal compares a variant with the best of others, round by round, or, without others, its own figure.
+// goal compares a variant with the best of others, by their medians, or, without others, its own figure.
 type goal struct {
 	metric string
 	ours   string   // title of a variant
