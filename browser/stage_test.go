@@ -356,15 +356,20 @@ func short(text string) string {
 	return text
 }
 
-// axe says what people with disabilities cannot use on the page, as far as a program can tell: serious and critical alone.
-func (b *tab) axe() []string {
+// axe says what people with disabilities cannot use on the page, as far as a program can tell: serious and critical alone. It looks at
+// everything, or at the colours alone.
+func (b *tab) axe(colours bool) []string {
 	b.s.t.Helper()
 	source, err := os.ReadFile(filepath.Join("node_modules", "axe-core", "axe.min.js"))
 	if err != nil {
 		b.s.t.Fatalf("%v; ./dev test installs it", err)
 	}
 	js[any](b, string(source)+"; null")
-	return js[[]string](b, `axe.run(document, {resultTypes: ['violations']}).then((r) => r.violations
+	only := ""
+	if colours {
+		only = ", runOnly: ['color-contrast', 'link-in-text-block']"
+	}
+	return js[[]string](b, `axe.run(document, {resultTypes: ['violations']`+only+`}).then((r) => r.violations
 		.filter((v) => v.impact === 'serious' || v.impact === 'critical')
 		.map((v) => v.id + ': ' + v.help + ': ' + v.nodes.slice(0, 3).map((n) => n.html.slice(0, 200) + ' (' + (n.any[0]?.message ?? n.all[0]?.message ?? '') + ')').join(' | ')))`)
 }

@@ -22,7 +22,7 @@ const schemaName = "graphile_worker"
 var versions = []string{"graphile-worker", "graphile-worker-18"}
 
 // node runs a program of this directory or of node_modules, and returns what it printed.
-func node(t *testing.T, args ...string) []byte {
+func node(t testing.TB, args ...string) []byte {
 	t.Helper()
 	for _, v := range versions {
 		if found, _ := filepath.Glob("node_modules/" + v + "/package.json"); found == nil {
@@ -61,12 +61,21 @@ func connect(t *testing.T, url string) *pgx.Conn {
 	return conn
 }
 
+// graphiles are databases with Graphile Worker's own schema, by version.
+var graphiles = map[string]*pgtest.Template{}
+
+func init() {
+	for _, version := range versions {
+		graphiles[version] = &pgtest.Template{Make: func(t testing.TB, db *pgtest.DB) {
+			node(t, "node_modules/"+version+"/dist/cli.js", "--schema-only", "--schema", schemaName, "--connection", db.URL)
+		}}
+	}
+}
+
 // graphile makes a database with Graphile Worker's own schema.
 func graphile(t *testing.T, version string) string {
 	t.Helper()
-	db := pgtest.Bare(t)
-	node(t, "node_modules/"+version+"/dist/cli.js", "--schema-only", "--schema", schemaName, "--connection", db.URL)
-	return db.URL
+	return graphiles[version].New(t).URL
 }
 
 func graphileSide(t *testing.T, version string) *side {
@@ -75,14 +84,20 @@ func graphileSide(t *testing.T, version string) *side {
 	return newSide(t, version, url, &oracle{conn: connect(t, url)})
 }
 
+var offstages = pgtest.Template{Make: func(t testing.TB, db *pgtest.DB) {
+	conn := db.Conn(t)
+	if _, err := schema.Migrate(t.Context(), conn, schema.Config{Schema: schemaName}); err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}}
+
 // offstage makes a database with our schema under Graphile Worker's name.
 func offstage(t *testing.T) string {
 	t.Helper()
-	db := pgtest.Bare(t)
-	if _, err := schema.Migrate(t.Context(), connect(t, db.URL), schema.Config{Schema: schemaName}); err != nil {
-		t.Fatal(err)
-	}
-	return db.URL
+	return offstages.New(t).URL
 }
 
 func ours(t *testing.T) *side {

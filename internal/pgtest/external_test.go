@@ -20,7 +20,7 @@ func TestElsewhere(t *testing.T) {
 	results := make(chan result, n)
 	for range n {
 		go func() {
-			cmd := exec.Command(os.Args[0], "-test.run=^(TestPool|TestSuperURL|TestBareIsEmpty)$")
+			cmd := exec.Command(os.Args[0], "-test.run=^(TestPool|TestSuperURL|TestBareIsEmpty|TestTemplate)$")
 			cmd.Env = append(os.Environ(), "OFFSTAGE_TEST_DATABASE_URL="+server.URL("postgres"), "OFFSTAGE_PG_BIN=/nowhere")
 			out, err := cmd.CombinedOutput()
 			results <- result{out, err}

@@ -74,6 +74,29 @@ func TestBareIsEmpty(t *testing.T) {
 	}
 }
 
+func TestTemplate(t *testing.T) {
+	t.Parallel()
+	made := 0
+	template := pgtest.Template{Make: func(t testing.TB, db *pgtest.DB) {
+		made++
+		conn := db.Conn(t)
+		pgtest.Do(t, conn, "create table public.filled as select 1 as n")
+		if err := conn.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}}
+	for range 2 {
+		conn := template.New(t).Conn(t)
+		pgtest.Do(t, conn, "insert into public.filled values (2)")
+		if n := pgtest.One[int](t, conn, "select sum(n) from public.filled"); n != 3 {
+			t.Errorf("the copy has %d, want 3", n)
+		}
+	}
+	if made != 1 {
+		t.Errorf("made %d times", made)
+	}
+}
+
 func TestDatabaseIsDroppedUnderOpenConnections(t *testing.T) {
 	t.Parallel()
 	var name string

@@ -37,7 +37,7 @@ func TestClientsTakeTurns(t *testing.T) {
 			ended <- err
 		}()
 	}
-	pgtest.Eventually(t, 5*time.Second, func() error {
+	pgtest.Eventually(t, 30*time.Second, func() error {
 		if n := pgtest.One[int](t, pool, `select count(*) from pg_stat_activity where wait_event = 'PgSleep' and datname = current_database()`); n < 2 {
 			return errors.New("they have not begun")
 		}

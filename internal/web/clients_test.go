@@ -49,7 +49,7 @@ func TestGreedyClient(t *testing.T) {
 		go func() { answers <- ask(t.Context(), greedy, path) }()
 	}
 	const asleep = `select count(*) from pg_stat_activity where wait_event = 'PgSleep' and datname = current_database()`
-	pgtest.Eventually(t, 5*time.Second, func() error {
+	pgtest.Eventually(t, 30*time.Second, func() error {
 		if n := pgtest.One[int](t, pool, asleep); n < 2 {
 			return fmt.Errorf("%d are under way", n)
 		}
