@@ -79,9 +79,6 @@ var told = map[string]string{
 // TestCorpus runs the same task directory under Graphile Worker and under ours, and compares what the tasks saw and did,
 // and what became of each job.
 func TestCorpus(t *testing.T) {
-	if testing.Short() {
-		t.Skip("-short: this is not about PostgreSQL")
-	}
 	t.Parallel()
 	tasks, err := filepath.Abs("corpus/tasks")
 	if err != nil {

@@ -44,9 +44,6 @@ type graphileItems struct {
 // TestCrontab: crontabs mean the same here and in Graphile Worker, or are refused with the same words. Where we differ,
 // the differences below say how.
 func TestCrontab(t *testing.T) {
-	if testing.Short() {
-		t.Skip("-short: this is not about PostgreSQL")
-	}
 	t.Parallel()
 	random := rand.New(rand.NewPCG(20, 26))
 	var given []*crontab

@@ -32,9 +32,6 @@ var mutants = []struct{ object, old, new string }{
 // TestHarness: two releases of Graphile Worker compare equal in all scripts of testdata, and every mutant is found by
 // some random sequence.
 func TestHarness(t *testing.T) {
-	if testing.Short() {
-		t.Skip("-short: this is not about PostgreSQL")
-	}
 	t.Parallel()
 	t.Run("equal", func(t *testing.T) {
 		t.Parallel()

@@ -282,9 +282,6 @@ func TestFetchedAheadIsNotHoarded(t *testing.T) {
 
 // However fast they run: of jobs with large payloads few are fetched at a time, or a few claims would fill the memory.
 func TestLargePayloadsAreFetchedSparingly(t *testing.T) {
-	if testing.Short() {
-		t.Skip("-short: this is not about PostgreSQL")
-	}
 	s := newStage(t)
 	const jobs, size = 250, 200_000 // a claim of half of them would be too large
 	s.exec(`select count(*) from offstage.add_jobs(array(select row('large', to_json(repeat('x', $1::integer)), null, null, null, null, null, null)::offstage.job_spec

@@ -288,9 +288,6 @@ func TestLogOfComplete(t *testing.T) {
 
 // A flood takes neither memory nor the database.
 func TestLogFlood(t *testing.T) {
-	if testing.Short() {
-		t.Skip("-short: this is not about PostgreSQL")
-	}
 	s := newStage(t)
 	const n = 50_000
 	var used uint64
