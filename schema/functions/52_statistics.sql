@@ -98,15 +98,18 @@ begin
     delete from offstage_private.statistic_raw r
     where r.ctid = any (array(select o.ctid from offstage_private.statistic_raw o where o.id > mark.low order by o.id limit max_rows))
     returning r.*
-  ), cell as (
-    select u.unit, date_trunc(u.unit, g.ended_at at time zone 'UTC') at time zone 'UTC' as starts_at, g.task_id, g.queue_id, g.outcome, c.bucket, sum(c.w) as w, sum(c.r) as r
+  ), part as (
+    select date_trunc('minute', g.ended_at at time zone 'UTC') as minute, g.task_id, g.queue_id, g.outcome, c.bucket, sum(c.w) as w, sum(c.r) as r
     from gone g
-    cross join (values ('minute'), ('hour')) u (unit)
     cross join lateral (
       select 0 as bucket, g.n as w, null::integer as r
       union all
       select h.bucket, h.w, h.r from unnest(g.waits, g.runs) with ordinality h (w, r, bucket)
     ) c
+    group by 1, 2, 3, 4, 5
+  ), cell as (
+    select u.unit, date_trunc(u.unit, p.minute) at time zone 'UTC' as starts_at, p.task_id, p.queue_id, p.outcome, p.bucket, sum(p.w) as w, sum(p.r) as r
+    from part p cross join (values ('minute'), ('hour')) u (unit)
     group by 1, 2, 3, 4, 5, 6
   ), summed as materialized (
     select c.unit, c.starts_at, c.task_id, c.queue_id, c.outcome, sum(c.w) filter (where c.bucket = 0) as n,
