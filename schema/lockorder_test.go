@@ -381,8 +381,8 @@ func (w *brawler) settleAndClaim(ctx context.Context, conn *pgx.Conn, r *rand.Ra
 	if err != nil {
 		return err
 	}
-	rows, err := tx.Query(ctx, `select claim from offstage.settle($1, $2, $3, null, null, $4, $5, $6::text[]::tid[]) where verdict = 'busy'`,
-		w.id, claims, ids, string(js), w.emptied, ctids)
+	rows, err := tx.Query(ctx, `select claim from offstage.settle($1, $2, $3, null, null, $4, $5, $6::text[]::tid[], turn => $7) where verdict = 'busy'`,
+		w.id, claims, ids, string(js), w.emptied, ctids, r.IntN(4) > 0)
 	if err != nil {
 		return fmt.Errorf("settle: %w", err)
 	}

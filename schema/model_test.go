@@ -156,7 +156,9 @@ func (m *model) step() {
 	case 0, 1, 2, 3:
 		m.add()
 	case 4, 5, 6:
-		m.claim()
+		if tasks := m.someTasks(); len(tasks) > 0 {
+			m.claim(tasks)
+		}
 	case 7, 8, 9:
 		m.settle()
 	case 10, 11:
@@ -216,17 +218,18 @@ func (m *model) add() {
 	m.jobs[id] = j
 }
 
-// claim claims some jobs, or all that can run, and looks whether those were the right ones.
-func (m *model) claim() {
-	var tasks []string
+func (m *model) someTasks() []string {
+	tasks := []string{}
 	for _, task := range modelTasks {
 		if m.r.IntN(3) > 0 {
 			tasks = append(tasks, task)
 		}
 	}
-	if tasks == nil {
-		return
-	}
+	return tasks
+}
+
+// claim claims some jobs, or all that can run, and looks whether those were the right ones.
+func (m *model) claim(tasks []string) {
 	want := 1 + m.r.IntN(4)
 	all := m.r.IntN(3) == 0
 	if all {
@@ -327,6 +330,16 @@ func (m *model) settle() {
 	}
 	call := "[" + strings.Join(endings, ", ") + "]"
 	m.say("settle %s", call)
+	if m.r.IntN(2) == 0 { // and leaves the queues to a claim
+		m.say("  and, in the same transaction:")
+		pgtest.Do(m.t, m.conn, "begin")
+		if left := pgtest.List[string](m.t, m.conn, "select s::text from offstage.settle($1, null, null, endings => $2, turn => true) s", m.worker, call); len(left) > 0 {
+			m.t.Errorf("not settled: %v", left)
+		}
+		m.claim(m.someTasks())
+		pgtest.Do(m.t, m.conn, "commit")
+		return
+	}
 	for range 1 + m.r.IntN(2) { // again, as if the answer had been lost
 		if left := pgtest.List[string](m.t, m.conn, "select s::text from offstage.settle($1, null, null, endings => $2) s", m.worker, call); len(left) > 0 {
 			m.t.Errorf("not settled: %v", left)

@@ -31,6 +31,8 @@ var hotCalls = []hot{
 	{"settle, plain successes without places", `select t.claim(10, 'a')`, `select * from offstage.settle(1, t.claims(), t.ids())`, 100},
 	{"settle, endings", `select t.claim(9, 'a')`, `select * from offstage.settle(1, null, null, endings => t.endings('retry', 'release', 'snooze', 'fail', 'cancel', 'succeed'))`, 300},
 	{"settle, the next job of a queue", `select t.claim(1, 'parked')`, `select * from offstage.settle(1, t.claims(), t.ids())`, 100},
+	{"settle, a claim follows", `select t.claim(1, 'parked')`, `select * from offstage.settle(1, t.claims(), t.ids(), turn => true)`, 60},
+	{"claim, the next job of a queue", `select t.claim(1, 'parked'), offstage.settle(1, t.claims(), t.ids(), turn => true)`, `select * from offstage.claim(1, 10, t.task('parked'))`, 100},
 	{"settle, emptied", `select t.claim(1, 'a')`, `select * from offstage.settle(1, null, null, emptied => array(select c & -1024 from unnest(t.claims()) c))`, 50},
 	{"finish", `select t.claim(1, 'a')`, `select offstage.finish(1, c, i) from unnest(t.claims(), t.ids()) x (c, i)`, 60},
 	{"settle, plain successes with logs", `select t.claim(10, 'a')`, `select * from offstage.settle(1, t.claims(), t.ids(), logs => t.logs(), job_ctids => t.ctids())`, 200},

@@ -76,7 +76,7 @@ func (s *Store) Turn(ctx context.Context, conn *pgx.Conn, settle *Settle, claim 
 		return nil, Fault(err)
 	}
 	if settle != nil {
-		p.send(&s.settle, settle.args())
+		p.send(&s.settle, settle.args(claim != nil))
 	}
 	if claim != nil {
 		p.send(&s.claim, claim.args())

@@ -39,7 +39,8 @@ type Verdict struct {
 	Verdict      string
 }
 
-func (s *Settle) args() []any {
+// args are those of settle; turn says that a claim follows in the same transaction.
+func (s *Settle) args(turn bool) []any {
 	var endings any
 	if len(s.Endings) > 0 {
 		endings = text(s.Endings) // payloads were JSON when they came
@@ -51,5 +52,5 @@ func (s *Settle) args() []any {
 	if s.Logs != nil {
 		logs = s.Logs
 	}
-	return []any{s.Worker, s.Claims, s.JobIDs, results, logs, endings, s.Emptied, s.Places, s.Counts.json()}
+	return []any{s.Worker, s.Claims, s.JobIDs, results, logs, endings, s.Emptied, s.Places, s.Counts.json(), turn}
 }

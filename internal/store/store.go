@@ -30,9 +30,9 @@ func New(schema string) *Store {
 			from `+schema+`.claim($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
 			pgtype.Int4OID, pgtype.Int4OID, pgtype.Int4ArrayOID, pgtype.TextArrayOID,
 			pgtype.Int4ArrayOID, pgtype.Int2ArrayOID, pgtype.TimestamptzArrayOID, pgtype.Int8ArrayOID, pgtype.Int4OID),
-		settle: newCall("offstage_settle", `select claim, job_id, verdict from `+schema+`.settle($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
+		settle: newCall("offstage_settle", `select claim, job_id, verdict from `+schema+`.settle($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`,
 			pgtype.Int4OID, pgtype.Int8ArrayOID, pgtype.Int8ArrayOID, pgtype.JSONArrayOID,
-			pgtype.JSONArrayOID, pgtype.JSONOID, pgtype.Int8ArrayOID, pgtype.TIDArrayOID, pgtype.JSONOID),
+			pgtype.JSONArrayOID, pgtype.JSONOID, pgtype.Int8ArrayOID, pgtype.TIDArrayOID, pgtype.JSONOID, pgtype.BoolOID),
 	}
 }
 

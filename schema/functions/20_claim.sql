@@ -94,7 +94,14 @@ declare
   places tid[];            -- of the tickets that this round got; then of those without a queue,
   queued tid[];            -- and of those with one
   in_queues integer;       -- how many
-  handed json;             -- tickets that a settle of this transaction has made, and those of them that this round got
+  freed json;              -- queues whose slots a settle of this transaction has freed: the first jobs of most of them, with their
+  turns offstage_private.parked[];  -- queues' rows in queue_state, and which of them this round got
+  turn_states tid[];
+  turn_ids bigint[];
+  turn_ctids tid[];
+  back offstage_private.parked[];   -- the others get tickets
+  back_states tid[];
+  handed json;             -- tickets of the other queues, and those of them that this round got
   turned tid[];
   queue_ids integer[];
   got bigint[];
@@ -111,11 +118,6 @@ begin
     perform offstage_private.sleep_lock(task_ids, sleep_state > 0);
   end if;
 
-  -- A settle of this transaction has handed queues on: their tickets may stand in front of the marks.
-  if mark_lanes is not null then
-    handed := nullif(current_setting('offstage.handed', true), '')::json;
-  end if;
-
   -- What to look through: the lanes of these tasks, without paused tasks and forbidden flags. (A "language sql" helper
   -- would be planned again at every call.)
   lanes := array(
@@ -123,6 +125,19 @@ begin
     union all
     select l.id from offstage_private.lane l join offstage_private.task t on t.id = l.task_id
     where l.task_id = any (task_ids) and not t.paused and (l.flags ?| forbidden_flags) is not true);
+
+  -- A settle of this transaction has freed queues, for us to hand on.
+  freed := nullif(current_setting('offstage.freed', true), '')::json;
+  if freed is not null then
+    perform set_config('offstage.freed', '', true);
+    select t.jobs, t.states into turns, turn_states from offstage_private.take_turns(
+      array(select json_array_elements_text(freed -> 'queues')::integer), array(select json_array_elements_text(freed -> 'claims')::bigint),
+      case when room > 0 then lanes else '{}' end) t;
+  end if;
+  -- It has made tickets, too, which may stand in front of the marks.
+  if mark_lanes is not null then
+    handed := nullif(current_setting('offstage.handed', true), '')::json;
+  end if;
 
   while room > 0 and cardinality(lanes) > 0 loop
     if rounds = 10 then
@@ -150,7 +165,7 @@ begin
         parked := null; standing := null;
         continue;
       end if;
-    elsif cardinality(lanes) = 1 and mark_lanes is null and handed is null then
+    elsif cardinality(lanes) = 1 and mark_lanes is null and handed is null and turns is null then
       -- One lane, everything: what a worker does that has been woken. The index gives the order, and rows are locked as they
       -- are found.
       lane := lanes[1];
@@ -161,7 +176,7 @@ begin
         order by t.lane_id, t.priority, t.run_at, t.job_id limit room for update skip locked
       ) t;
       turned := null;
-    elsif cardinality(lanes) = 1 and handed is null then
+    elsif cardinality(lanes) = 1 and handed is null and turns is null then
       -- One lane with marks: the same, between them, one after the other.
       lane := lanes[1];
       select array_agg(t.job_id order by t.job_id), array_agg(t.job_ctid), array_agg(t.place), count(t.queue_id), count(*), 0
@@ -181,7 +196,7 @@ begin
         limit room
       ) t;
       turned := null;
-    elsif mark_lanes is null then
+    elsif mark_lanes is null and turns is null then
       -- Several, everything: the tickets of each lane, merged, then locked.
       look_at := room * 2 + 50;
       with look as materialized (
@@ -197,7 +212,8 @@ begin
       into taken, ctids, places, in_queues, seen, looked from got t;
       turned := null;
     else
-      -- Several, with marks: the tickets of each range between them, and those handed on, merged, then locked.
+      -- Several, with marks: the tickets of each range between them, those handed on, and the jobs that need none, merged; then
+      -- locked.
       look_at := room * 2 + 50;
       with mark as (
         select * from unnest(mark_lanes, mark_priorities, mark_run_ats, mark_job_ids) k (lane_id, priority, run_at, job_id)
@@ -223,15 +239,22 @@ begin
           where h.lane_id = any (lanes) and not exists (
             select from range r where r.lane_id = h.lane_id and h.priority < r.until
               and (h.priority, h.run_at, h.job_id) > (r.priority, r.run_at, r.job_id))
+          union all
+          select null::tid, j.*, false from unnest(turns) j
         ) t
         order by t.priority, t.run_at, t.job_id limit look_at
       ), got as materialized (
         select l.* from look l join offstage_private.ticket t on t.ctid = l.place
         order by l.priority, l.run_at, l.job_id limit room for update of t skip locked
+      ), first as (
+        select * from got
+        union all
+        select * from look l where l.place is null
+        order by priority, run_at, job_id limit room
       )
-      select array_agg(t.job_id order by t.job_id), array_agg(t.job_ctid), array_agg(t.place), count(t.queue_id), count(*), (select count(*) from look),
-        array_agg(t.place) filter (where t.turned)
-      into taken, ctids, places, in_queues, seen, looked, turned from got t;
+      select array_agg(t.job_id order by t.job_id), array_agg(t.job_ctid), array_agg(t.place), count(t.queue_id) filter (where t.place is not null), count(*),
+        (select count(*) from look), array_agg(t.place) filter (where t.turned), array_agg(t.job_id) filter (where t.place is null)
+      into taken, ctids, places, in_queues, seen, looked, turned, turn_ids from first t;
       handed := null;
     end if;
     queued := null;
@@ -240,6 +263,25 @@ begin
         array_agg(t.ctid) filter (where t.queue_id is null), array_agg(t.ctid) filter (where t.queue_id is not null),
         array_agg(t.queue_id) filter (where t.queue_id is not null)
       into taken, ctids, places, queued, queue_ids from offstage_private.ticket t where t.ctid = any (places);
+    end if;
+    if turns is not null and (queued is not null or cardinality(turns) is distinct from cardinality(turn_ids)) then
+      -- Some do not get their turn: there was no room, or the queue has tickets here, too, whose order is to be looked at.
+      select array_agg(row (u.run_at, u.job_id, u.lane_id, u.queue_id, u.priority, u.job_ctid)::offstage_private.parked) filter (where not u.goes),
+        array_agg(u.state) filter (where not u.goes),
+        array_agg(row (u.run_at, u.job_id, u.lane_id, u.queue_id, u.priority, u.job_ctid)::offstage_private.parked) filter (where u.goes),
+        array_agg(u.state) filter (where u.goes), array_agg(u.job_id) filter (where u.goes), array_agg(u.job_ctid) filter (where u.goes)
+      into back, back_states, turns, turn_states, turn_ids, turn_ctids
+      from (
+        select u.*, u.job_id in (select unnest(turn_ids)) and u.queue_id not in (select unnest(queue_ids)) as goes
+        from unnest(turns, turn_states) u (run_at, job_id, lane_id, queue_id, priority, job_ctid, state)
+      ) u;
+      if back is not null then
+        perform offstage_private.put_back(back, back_states);
+      end if;
+      if queued is not null then
+        taken := array(select unnest(taken || turn_ids) order by 1);
+        ctids := ctids || turn_ctids;
+      end if;
     end if;
     delete from offstage_private.ticket t where t.ctid = any (places);  -- a statement of its own: with returning it takes twice as long
     again := looked >= look_at and seen < room;  -- the rest is locked; behind it there may be more
@@ -294,8 +336,8 @@ begin
           end as goes
         from ranked r
       ), park as (
-        insert into offstage_private.parked (run_at, job_id, lane_id, queue_id, priority)
-        select t.run_at, t.job_id, t.lane_id, t.queue_id, t.priority from turn t where not t.goes
+        insert into offstage_private.parked (run_at, job_id, lane_id, queue_id, priority, job_ctid)
+        select t.run_at, t.job_id, t.lane_id, t.queue_id, t.priority, t.job_ctid from turn t where not t.goes
         returning run_at, job_id, lane_id, queue_id, priority
       ), front as materialized (
         select p.*, f.place, (p.priority, p.run_at, p.job_id) < (f.priority, f.run_at, f.job_id) as before
@@ -334,6 +376,12 @@ begin
       if cardinality(lanes) = 1 and cardinality(marks) = 1 then  -- the next round need not step over what this one parked
         mark_lanes := lanes; mark_priorities := array[m.priority]; mark_run_ats := array[m.run_at]; mark_job_ids := array[m.job_id];
       end if;
+    end if;
+    if turns is not null then
+      update offstage_private.queue_state s
+      set claims = array[lease + width_bucket(u.job_id, (select taken || '{}'::bigint[]))], turn = s.turn - (random() < 0.06)::integer
+      from unnest(turns, turn_states) u (run_at, job_id, lane_id, queue_id, priority, job_ctid, state) where s.ctid = u.state;
+      turns := null;
     end if;
     n := coalesce(cardinality(taken), 0);
     if n > 0 then

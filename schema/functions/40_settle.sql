@@ -83,7 +83,7 @@ begin
     select o.id as queue_id, o.slots, o.next_lane, o.next_lane - 1 as lane_id, 0 as lap, 0 as n, null::tid as place, null::offstage_private.queue_front as front, null::offstage_private.parked as first
     from open o
     union all
-    select l.queue_id, l.slots, l.next_lane, (f.front).lane_id, f.lap, l.n + (p.first is not null)::integer, f.place, f.front, p.first
+    select l.queue_id, l.slots, l.next_lane, (f.front).lane_id, f.lap, l.n + ((p.first).job_id is not null)::integer, f.place, f.front, p.first
     from lane l
     cross join lateral (
       (select o.ctid as place, o as front, l.lap as lap from offstage_private.queue_front o
@@ -106,12 +106,12 @@ begin
       where k.queue_id = l.queue_id and k.lane_id = l.lane_id and l.n < 9
         and (k.priority, k.run_at, k.job_id) >= ((l.first).priority, (l.first).run_at, (l.first).job_id)
       order by k.queue_id, k.lane_id, k.priority, k.run_at, k.job_id limit l.slots for update skip locked) p on true
-    where l.first is not null
+    where (l.first).job_id is not null
   ), gone as (
     delete from offstage_private.parked where ctid = any (array(select place from next where place is not null))
   ), given as (
-    insert into offstage_private.ticket (run_at, job_id, lane_id, queue_id, priority)
-    select n.run_at, n.job_id, n.lane_id, n.queue_id, n.priority from next n where n.place is not null returning lane_id, priority, run_at, job_id
+    insert into offstage_private.ticket (run_at, job_id, lane_id, queue_id, priority, job_ctid)
+    select n.run_at, n.job_id, n.lane_id, n.queue_id, n.priority, n.job_ctid from next n where n.place is not null returning lane_id, priority, run_at, job_id
   ), later as (
     -- More lanes than we gave to, or one whose jobs are all held by callers' transactions.
     insert into offstage_private.handover (queue_id, due_at) select n.of_queue, at + interval '1 s' from next n where n.place is null
@@ -164,6 +164,89 @@ begin
   if freed is not null then
     perform offstage_private.hand_over(freed);
   end if;
+end $$;
+
+-- What free_slots() does, for the claim of the same transaction, which looks through these lanes. Where a queue has one slot, and
+-- parked jobs of one lane only, as most have, the first of them is answered instead of getting a ticket: it is parked no more, and
+-- the slot is still the old claim's. The caller gives it to the new one (states: the row of each in queue_state), or gives the
+-- job a ticket, by put_back().
+create or replace function offstage_private.take_turns(
+  queue_ids integer[], claims bigint[], lanes integer[], out jobs offstage_private.parked[], out states tid[])
+language plpgsql as $$
+declare
+  places tid[];
+  locked tid[];
+  idle tid[];
+  idle_queues integer[];
+  others integer[];  -- all that is not as simple
+begin
+  perform 1 from offstage_private.queue q where q.id = any (queue_ids) order by q.id for update;
+  with held as materialized (
+    select s.*, q.n > 1 or coalesce(c.paused or c.concurrency <> 1, false) or cardinality(s.claims) > 1 as other
+    from (select u.id, min(u.claim) as claim, count(*) as n from unnest(queue_ids, claims) u (id, claim) group by 1) q
+    cross join lateral (
+      select o.ctid as state, o.queue_id, o.claims from offstage_private.queue_state o where o.queue_id = q.id order by o.queue_id, o.turn limit 1) s
+    left join offstage_private.queue_setting c on c.queue_id = q.id
+    where q.n > 1 or q.claim = any (s.claims)
+  ), first as materialized (
+    select h.queue_id, h.state, p.job, p.place, h.other or f.n > 1 or coalesce((p.job).lane_id <> all (lanes), false) as other
+    from held h
+    cross join lateral (
+      select count(*) as n, min(o.lane_id) as lane_id, min(o.priority) as priority, min(o.run_at) as run_at, min(o.job_id) as job_id
+      from (select * from offstage_private.queue_front o where o.queue_id = h.queue_id order by o.queue_id, o.lane_id, o.turn limit 2) o) f
+    left join lateral (
+      select k as job, k.ctid as place from offstage_private.parked k
+      where k.queue_id = h.queue_id and k.lane_id = f.lane_id and (k.priority, k.run_at, k.job_id) >= (f.priority, f.run_at, f.job_id)
+      order by k.queue_id, k.lane_id, k.priority, k.run_at, k.job_id limit 1) p on f.n = 1
+  )
+  select array_agg(f.queue_id) filter (where f.other),
+    array_agg(f.queue_id) filter (where not f.other and f.place is null), array_agg(f.state) filter (where not f.other and f.place is null),
+    array_agg(f.job) filter (where not f.other and f.place is not null), array_agg(f.state) filter (where not f.other and f.place is not null),
+    array_agg(f.place) filter (where not f.other and f.place is not null)
+  into others, idle_queues, idle, jobs, states, places from first f;
+
+  if places is not null then
+    locked := array(select k.ctid from offstage_private.parked k where k.ctid = any (places) for update skip locked);
+    if cardinality(locked) < cardinality(places) then  -- callers are changing some
+      others := others || array(
+        select u.queue_id from unnest(jobs, places) u (run_at, job_id, lane_id, queue_id, priority, job_ctid, place) where u.place <> all (locked));
+      select array_agg(row (u.run_at, u.job_id, u.lane_id, u.queue_id, u.priority, u.job_ctid)::offstage_private.parked), array_agg(u.state)
+      into jobs, states
+      from unnest(jobs, states, places) u (run_at, job_id, lane_id, queue_id, priority, job_ctid, state, place) where u.place = any (locked);
+    end if;
+    delete from offstage_private.parked k where k.ctid = any (locked);
+  end if;
+  if idle is not null then
+    update offstage_private.queue_state s set claims = '{}', turn = s.turn - (random() < 0.06)::integer where s.ctid = any (idle);
+  end if;
+  if random() < 0.3 then  -- more often than in hand_over(): the whole batch steps over what is left behind
+    update offstage_private.queue_front f set turn = f.turn - 1, priority = j.priority, run_at = j.run_at, job_id = j.job_id
+    from (
+      select u.queue_id, u.lane_id, u.priority, u.run_at, u.job_id from unnest(jobs) u
+      union all
+      select u, o.lane_id, 32767, 'infinity', 9223372036854775807 from unnest(idle_queues) u join offstage_private.queue_front o on o.queue_id = u
+    ) j
+    where f.queue_id = j.queue_id and f.lane_id = j.lane_id and (f.priority, f.run_at, f.job_id) < (j.priority, j.run_at, j.job_id);
+  end if;
+  if others is not null then
+    perform offstage_private.free_slots(others, claims);
+  end if;
+end $$;
+
+-- Frees the slots that take_turns() has left to its caller, and gives these jobs tickets.
+create or replace function offstage_private.put_back(jobs offstage_private.parked[], states tid[]) returns void
+language plpgsql as $$
+declare
+  t integer;
+begin
+  update offstage_private.queue_state s set claims = '{}', turn = s.turn - (random() < 0.06)::integer where s.ctid = any (states);
+  insert into offstage_private.ticket (run_at, job_id, lane_id, queue_id, priority, job_ctid)
+  select j.run_at, j.job_id, j.lane_id, j.queue_id, j.priority, j.job_ctid from unnest(jobs) j;
+  for t in
+    select distinct coalesce((select l.task_id from offstage_private.lane l where l.id = j.lane_id), j.lane_id) from unnest(jobs) j
+  loop
+    perform offstage_private.wake(t);
+  end loop;
 end $$;
 
 -- Answers a worker that is dead: what was taken from it, or will be by the next rescue, is lost, and history says what
@@ -230,6 +313,8 @@ end $$;
 -- stats: what statistics are to count for the successes that have a job_ctid, all of them, [{"task_id": 1, "queue_id": 2,
 -- "outcome": "succeeded", "n": 3, "waits": [3], "runs": [0, 2, 1]}], histograms as in buckets(). If it is null, or not all of
 -- them were settled, it is worked out here.
+-- turn: a claim follows in the same transaction, and hands the queues on whose slots this call frees: it must follow, or their
+-- parked jobs stay parked.
 --
 -- Rows: the jobs that were not settled. verdict 'busy': a caller's open transaction holds the job, send it again;
 -- 'lost': the claim is gone, the result was refused, and history says so. No rows: everything is settled.
@@ -243,7 +328,8 @@ create or replace function offstage.settle(
   endings json default null,
   emptied bigint[] default null,
   job_ctids tid[] default null,
-  stats json default null
+  stats json default null,
+  turn boolean default false
 ) returns table (claim bigint, job_id bigint, verdict text)
 language plpgsql
 set jit = off set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
@@ -514,7 +600,11 @@ begin
     delete from offstage_private.lease l where l.claim = any (emptied) and l.worker_id + 0 = settle.worker_id;
   end if;
   if cardinality(slot_claims) > 0 then
-    perform offstage_private.free_slots(slot_queues, slot_claims);
+    if turn then
+      perform set_config('offstage.freed', json_build_object('queues', slot_queues, 'claims', slot_claims)::text, true);
+    else
+      perform offstage_private.free_slots(slot_queues, slot_claims);
+    end if;
   end if;
 end $$;
 
