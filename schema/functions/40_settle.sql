@@ -458,7 +458,10 @@ begin
             then greatest(at, (k.job).run_at) + coalesce(k.delay * interval '1 s', offstage_private.retry_delay(t.retry, (k.job).attempts + 1))
           else (k.job).run_at
         end as next_run_at,
-        case when d.outcome in ('retried', 'failed') or k.ending = 'crash' and d.outcome = 'released' then offstage_private.fingerprint(t.name, k.error) end as fingerprint
+        -- (as dear as all else: only where somebody will read it)
+        case when d.outcome = 'failed' or (d.outcome = 'retried' or k.ending = 'crash' and d.outcome = 'released')
+            and (waited or offstage_private.keeps(coalesce((k.job).options ->> 'keep', t.keep), d.outcome))
+          then offstage_private.fingerprint(t.name, k.error) end as fingerprint
       from locked k
       join offstage_private.task t on t.id = (k.job).task_id
       left join offstage_private.cancellation c on c.job_id = (k.job).id
