@@ -337,6 +337,16 @@ begin
   end loop;
 end $$;
 
+-- When a job failed for good, by the index on the job. A function of its own, which keeps its plan: history has many partitions, and most lists have
+-- no failed job in them.
+create or replace function offstage_private.failed_at(job_id bigint) returns timestamptz
+language plpgsql stable
+set plan_cache_mode = force_generic_plan
+as $$
+begin
+  return (select max(h.settled_at + interval '0') from offstage_private.history h where h.job_id = failed_at.job_id and h.outcome = 'failed');
+end $$;
+
 -- What a list says of jobs that have not ended, in the order of their ids in the argument; those that are gone are left out.
 create or replace function offstage_private.job_rows(job_ids bigint[])
 returns table (
@@ -362,9 +372,8 @@ begin
     )
     select j.id, j.state, t.name, q.name, j.key, j.priority, (j.attempts + (l.claim is not null)::integer)::smallint,
       coalesce(j.max_attempts, t.max_attempts, 25::smallint), j.run_at, j.added_at, l.claimed_at,
-      case when j.state = 'failed' then (
-        select max(h.settled_at + interval '0') from offstage_private.history h where h.job_id = j.id and h.outcome = 'failed') end,
-      'worker-' || l.worker_id, p.percent, offstage_private.error_sample(j.last_error)
+      case when j.state = 'failed' then offstage_private.failed_at(j.id) end,
+      'worker-' || l.worker_id, p.percent, case when j.last_error is not null then offstage_private.error_sample(j.last_error) end
     from j
     join offstage_private.task t on t.id = j.task_id
     left join offstage_private.queue q on q.id = j.queue_id
