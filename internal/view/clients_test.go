@@ -93,7 +93,8 @@ func TestClientsTakeTurns(t *testing.T) {
 	for range 5 {
 		_, _ = db.Depth(gone, "slow", "")
 		_, _ = db.Jobs(gone, view.JobFilter{}, "", 10)
-		_, _ = db.Overview(gone, "1h")
+		_, _ = db.Standing(gone)
+		_, _ = db.Rates(gone, "1h")
 		_, _ = db.Problems(gone)
 	}
 	for range 5 {

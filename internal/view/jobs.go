@@ -288,18 +288,26 @@ func (db *DB) JobCounts(ctx context.Context, f JobFilter) (map[string]Count, err
 	if err != nil {
 		return nil, err
 	}
-	rows, err := db.reads.Query(ctx, db.sql(`select c.state, c.n from offstage_private.count_jobs($1::json, $2) c`), filter, counted)
-	if err != nil {
-		return nil, fmt.Errorf("count jobs: %w", fault(err))
-	}
 	counts := map[string]Count{}
-	var state string
-	var n int64
-	_, err = pgx.ForEachRow(rows, []any{&state, &n}, func() error {
-		counts[state] = Count{N: min(n, counted), More: n > counted}
-		return nil
+	batch := &pgx.Batch{}
+	batch.Queue(db.sql(`select c.state, c.n from offstage_private.count_jobs($1::json, $2) c`), filter, counted).Query(func(rows pgx.Rows) error {
+		var state string
+		var n int64
+		_, err := pgx.ForEachRow(rows, []any{&state, &n}, func() error {
+			counts[state] = Count{N: min(n, counted), More: n > counted}
+			return nil
+		})
+		return err
 	})
-	if err != nil {
+	if f.State = ""; f == (JobFilter{}) {
+		batch.Queue(db.sql(`select coalesce(sum(c.n), 0)::bigint, coalesce(bool_or(c.about), false) from offstage_private.count_running(false, 500) c`)).QueryRow(func(row pgx.Row) error {
+			var c Count
+			err := row.Scan(&c.N, &c.About)
+			counts["running"] = c
+			return err
+		})
+	}
+	if err := db.reads.batch(ctx, batch); err != nil {
 		return nil, fmt.Errorf("count jobs: %w", fault(err))
 	}
 	return counts, nil

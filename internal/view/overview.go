@@ -8,20 +8,31 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Overview is how the installation does.
+// Overview is how the installation does. What there is now costs little to read, the rest more: it is read in parts, of which each may be as old as
+// its costs demand.
 type Overview struct {
-	Waiting    Count      `json:"waiting"`
-	Scheduled  Count      `json:"scheduled"`
-	Parked     Count      `json:"parked"`
-	Running    Count      `json:"running"`
-	Failed     Count      `json:"failed"`
-	Oldest     *time.Time `json:"oldest"` // since when the job that has waited for longest is due; nil: none waits
-	Workers    int        `json:"workers"`
-	Slots      int        `json:"slots"`
-	Schedules  bool       `json:"schedules"` // there are some
+	Standing
+	Rates
+	Problems []Problem `json:"problems"`
+}
+
+// Standing is what there is now.
+type Standing struct {
+	Waiting   Count      `json:"waiting"`
+	Scheduled Count      `json:"scheduled"`
+	Parked    Count      `json:"parked"`
+	Running   Count      `json:"running"`
+	Failed    Count      `json:"failed"`
+	Oldest    *time.Time `json:"oldest"` // since when the job that has waited for longest is due; nil: none waits
+	Workers   int        `json:"workers"`
+	Slots     int        `json:"slots"`
+	Schedules bool       `json:"schedules"` // there are some
+}
+
+// Rates are what ended within a window.
+type Rates struct {
 	Statistics Statistics `json:"statistics"`
 	Tasks      []TaskRate `json:"tasks"` // in which attempts failed, the most first; ten at most
-	Problems   []Problem  `json:"problems"`
 }
 
 // TaskRate is what ended of a task.
@@ -32,19 +43,19 @@ type TaskRate struct {
 
 const limit = 10_000 // of counts
 
-// countsSQL counts up to the limit and one more, along indexes: in front of what a table has there may be any number of dead rows, which a
-// scan of the table would step over each time.
+// countsSQL counts up to the limit and one more, along indexes and from their backs: a scan of the table, and one from the front, would step over
+// all that has been there since the last vacuum.
 const countsSQL = `
 	select
-	  (select count(*) from (select from offstage_private.ticket k order by k.lane_id, k.priority, k.run_at, k.job_id limit 10001) x),
-	  (select count(*) from (select from offstage_private.scheduled k order by k.run_at, k.job_id limit 10001) x),
-	  (select count(*) from (select from offstage_private.parked k order by k.queue_id, k.lane_id, k.priority, k.run_at, k.job_id limit 10001) x),
-	  (select count(*) from (select from offstage_private.lease l cross join lateral unnest(l.job_ids) i (id)
-	    cross join lateral (select from offstage_private.job o where o.id = i.id and o.released_claim < l.claim limit 1) j limit 10001) x),
-	  (select count(*) from (select from offstage_private.job j where j.failed order by j.id limit 10001) x),
+	  (select count(*) from (select from offstage_private.ticket k order by k.lane_id desc, k.priority desc, k.run_at desc, k.job_id desc limit 10001) x),
+	  (select count(*) from (select from offstage_private.scheduled k order by k.run_at desc, k.job_id desc limit 10001) x),
+	  (select count(*) from (select from offstage_private.parked k order by k.queue_id desc, k.lane_id desc, k.priority desc, k.run_at desc, k.job_id desc limit 10001) x),
+	  r.n, r.about,
+	  (select count(*) from (select from offstage_private.job j where j.failed order by j.id desc limit 10001) x),
 	  (select count(*) from offstage_private.worker w where offstage_private.lives(w, offstage_private.clock())),
 	  (select coalesce(sum(w.slots), 0) from offstage_private.worker w where offstage_private.lives(w, offstage_private.clock())),
-	  exists (select from offstage_private.schedule)`
+	  exists (select from offstage_private.schedule)
+	from (select coalesce(sum(c.n), 0)::bigint as n, coalesce(bool_or(c.about), false) as about from offstage_private.count_running(false, 500) c) r`
 
 // oldestSQL looks at the first ticket of each lane and priority, by the index.
 const oldestSQL = `
@@ -56,23 +67,30 @@ const ratesSQL = `
 	select s.task, s.outcome, sum(s.n)::bigint
 	from offstage.statistics($1::timestamptz, $2::interval, by => '{task,outcome}', times => false) s where s.task is not null group by 1, 2`
 
-// Overview answers how the installation does, and what it did within a window: 1h, 24h or 7d.
-func (db *DB) Overview(ctx context.Context, window string) (Overview, error) {
-	var o Overview
-	now, err := db.clock(ctx)
-	if err != nil {
-		return o, err
-	}
+// Standing answers what there is now.
+func (db *DB) Standing(ctx context.Context) (s Standing, err error) {
 	batch := &pgx.Batch{}
 	batch.Queue(db.sql(countsSQL)).QueryRow(func(row pgx.Row) error {
-		var waiting, scheduled, parked, running, failed int64
-		err := row.Scan(&waiting, &scheduled, &parked, &running, &failed, &o.Workers, &o.Slots, &o.Schedules)
-		o.Waiting, o.Scheduled, o.Parked, o.Running, o.Failed = upTo(waiting), upTo(scheduled), upTo(parked), upTo(running), upTo(failed)
+		var waiting, scheduled, parked, failed int64
+		err := row.Scan(&waiting, &scheduled, &parked, &s.Running.N, &s.Running.About, &failed, &s.Workers, &s.Slots, &s.Schedules)
+		s.Waiting, s.Scheduled, s.Parked, s.Failed = upTo(waiting), upTo(scheduled), upTo(parked), upTo(failed)
 		return err
 	})
-	batch.Queue(db.sql(oldestSQL)).QueryRow(func(row pgx.Row) error { return row.Scan(&o.Oldest) })
-	db.statistics(batch, &o.Statistics, window, now, nil, nil)
-	w := windows[o.Statistics.Window]
+	batch.Queue(db.sql(oldestSQL)).QueryRow(func(row pgx.Row) error { return row.Scan(&s.Oldest) })
+	err = db.send(ctx, "overview", batch)
+	return s, err
+}
+
+// Rates answers what ended within a window: 1h, 24h or 7d.
+func (db *DB) Rates(ctx context.Context, window string) (Rates, error) {
+	r := Rates{Tasks: []TaskRate{}}
+	now, err := db.clock(ctx)
+	if err != nil {
+		return r, err
+	}
+	batch := &pgx.Batch{}
+	db.statistics(batch, &r.Statistics, window, now, nil, nil)
+	w := windows[r.Statistics.Window]
 	step := w.step
 	if w.span > time.Hour {
 		step = time.Hour
@@ -90,16 +108,15 @@ func (db *DB) Overview(ctx context.Context, window string) (Overview, error) {
 		})
 		return err
 	})
-	if err := db.send(ctx, "overview", batch); err != nil {
-		return o, err
+	if err := db.send(ctx, "rates", batch); err != nil {
+		return r, err
 	}
-	o.Tasks = []TaskRate{}
-	for _, r := range rates {
-		if r.Failed+r.Retried > 0 {
-			o.Tasks = append(o.Tasks, *r)
+	for _, t := range rates {
+		if t.Failed+t.Retried > 0 {
+			r.Tasks = append(r.Tasks, *t)
 		}
 	}
-	slices.SortFunc(o.Tasks, func(a, b TaskRate) int {
+	slices.SortFunc(r.Tasks, func(a, b TaskRate) int {
 		if d := b.Failed + b.Retried - a.Failed - a.Retried; d != 0 {
 			return int(max(-1, min(1, d)))
 		}
@@ -108,9 +125,8 @@ func (db *DB) Overview(ctx context.Context, window string) (Overview, error) {
 		}
 		return 1
 	})
-	o.Tasks = o.Tasks[:min(len(o.Tasks), 10)]
-	o.Problems, err = db.Problems(ctx)
-	return o, err
+	r.Tasks = r.Tasks[:min(len(r.Tasks), 10)]
+	return r, nil
 }
 
 func upTo(n int64) Count { return Count{N: min(n, limit), More: n > limit} }

@@ -21,10 +21,11 @@ func (id *ID) UnmarshalText(text []byte) error {
 	return err
 }
 
-// Count is a number that is counted up to a limit, and no further.
+// Count is a number that is counted up to a limit, and no further; or, of running jobs that are many, estimated.
 type Count struct {
-	N    int64 `json:"n"`
-	More bool  `json:"more"` // there are more than N
+	N     int64 `json:"n"`
+	More  bool  `json:"more"`            // there are more than N
+	About bool  `json:"about,omitempty"` // N is an estimate
 }
 
 // Actor is who changes something, and from where: for the audit.

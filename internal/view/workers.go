@@ -16,7 +16,7 @@ type Worker struct {
 	PID       int           `json:"pid"`
 	Version   string        `json:"version"`
 	Slots     int           `json:"slots"`
-	Running   int           `json:"running"` // jobs that it has claimed: those that wait for a slot of it, too
+	Running   Count         `json:"running"` // jobs that it has claimed: those that wait for a slot of it, too
 	StartedAt time.Time     `json:"started_at"`
 	BeatAt    time.Time     `json:"beat_at"`
 	DeadAt    *time.Time    `json:"dead_at"`
@@ -49,7 +49,9 @@ func (db *DB) Workers(ctx context.Context) ([]Worker, error) {
 		State, Host         string
 		PID                 int
 		Version             string
-		Slots, Running      int
+		Slots               int
+		Running             int64
+		About               bool
 		StartedAt, BeatAt   time.Time
 		DeadAt              *time.Time
 		Tasks               []string
@@ -61,11 +63,11 @@ func (db *DB) Workers(ctx context.Context) ([]Worker, error) {
 		Wanted              string
 		DeafSince           *time.Time
 	}](ctx, db, "workers", `
+		with held as materialized (select * from offstage_private.count_running(true, 500))
 		select w.id, case when w.dead_at is not null then 'gone' when w.beat_at < offstage_private.clock() - 5 * w.period then 'silent'
 		    when w.draining then 'draining' else 'alive' end,
 		  w.host, w.pid, w.version, w.slots,
-		  (select count(*) from offstage_private.lease l cross join lateral unnest(l.job_ids) x (id)
-		    cross join lateral (select from offstage_private.job o where o.id = x.id and o.released_claim < l.claim limit 1) j where l.worker_id = w.id),
+		  coalesce(c.n, 0), coalesce(c.about, false),
 		  w.started_at, w.beat_at, w.dead_at,
 		  array(select t.name from offstage_private.task t where t.id = any (w.tasks) order by t.name),
 		  array(select u.key from jsonb_each_text(coalesce(w.unable, '{}')) u order by u.key),
@@ -82,12 +84,12 @@ func (db *DB) Workers(ctx context.Context) ([]Worker, error) {
 		    select l.claim, l.claimed_at, j.id, t.name
 		    from (select * from offstage_private.lease l where l.worker_id = w.id order by l.claim limit 30) l  -- all but some have a job still
 		    cross join lateral (
-		      select o.id, o.task_id from unnest(l.job_ids) i (id) cross join lateral (
-		        select o.id, o.task_id from offstage_private.job o where o.id = i.id and o.released_claim < l.claim limit 1) o limit 10) j
+		      select o.id, o.task_id from offstage_private.job o where o.id = any (l.job_ids) and o.released_claim < l.claim order by o.id limit 10) j
 		    join offstage_private.task t on t.id = j.task_id
 		    order by l.claim, j.id limit 10
 		  ) x
 		) r
+		left join held c on c.worker_id = w.id
 		order by w.dead_at is not null, w.id`)
 	if err != nil {
 		return nil, err
@@ -95,7 +97,7 @@ func (db *DB) Workers(ctx context.Context) ([]Worker, error) {
 	workers := make([]Worker, len(list))
 	for i, r := range list {
 		w := Worker{
-			Name: "worker-" + ID(r.ID).String(), State: r.State, Host: r.Host, PID: r.PID, Version: r.Version, Slots: r.Slots, Running: r.Running,
+			Name: "worker-" + ID(r.ID).String(), State: r.State, Host: r.Host, PID: r.PID, Version: r.Version, Slots: r.Slots, Running: Count{N: r.Running, About: r.About},
 			StartedAt: r.StartedAt, BeatAt: r.BeatAt, DeadAt: r.DeadAt, Tasks: r.Tasks, Unable: []UnableTask{}, Jobs: []ClaimedJob{},
 			Period: time.Duration(r.Period * float64(time.Second)), ID: r.ID, Wanted: r.Wanted, DeafSince: r.DeafSince,
 		}

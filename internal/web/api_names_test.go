@@ -230,7 +230,7 @@ func TestOverviewErrorsAndWorkers(t *testing.T) {
 		t.Error("that nobody has the task is no problem")
 	}
 	list := bodyOf[workerList](s.call("GET /workers"), 200).Workers
-	if len(list) != 1 || list[0].State != "alive" || list[0].Running != 1 || len(list[0].Jobs) != 1 || list[0].Jobs[0].Task != "wait" || len(list[0].Tasks) != 2 {
+	if len(list) != 1 || list[0].State != "alive" || list[0].Running.N != 1 || len(list[0].Jobs) != 1 || list[0].Jobs[0].Task != "wait" || len(list[0].Tasks) != 2 {
 		t.Errorf("the workers are %+v", list)
 	}
 }

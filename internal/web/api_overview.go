@@ -75,7 +75,6 @@ func shared[T any](ctx context.Context, a *api, topic string, args ...string) (T
 }
 
 func (a *api) overviewOperations() {
-	a.live.register("problems", func(ctx context.Context, _ url.Values) (any, error) { return a.db.Problems(ctx) })
 	a.live.register("depth", func(ctx context.Context, args url.Values) (any, error) {
 		return a.db.Depth(ctx, args.Get("task"), args.Get("queue"))
 	})

@@ -19,7 +19,7 @@ type workerRow struct {
 	PID       int               `json:"pid"`
 	Version   string            `json:"version"`
 	Slots     int               `json:"slots" doc:"How many jobs it can run at a time."`
-	Running   int               `json:"running" doc:"How many it has claimed."`
+	Running   view.Count        `json:"running" doc:"How many it has claimed; about, where those are many."`
 	StartedAt time.Time         `json:"started_at"`
 	BeatAt    time.Time         `json:"beat_at" doc:"When its last sign of life came."`
 	DeadAt    *time.Time        `json:"dead_at"`

@@ -22,7 +22,7 @@ func chartFuncs() template.FuncMap {
 			return template.HTML(template.HTMLEscapeString(seconds(h.Quantile(0.5)) + " · " + seconds(h.Quantile(0.95))))
 		},
 		"spark": sparkOf,
-		"bar": func(part, whole int, about string) template.HTML {
+		"bar": func(part int64, whole int, about string) template.HTML {
 			return chart.Bar(float64(part), float64(whole), about)
 		},
 	}

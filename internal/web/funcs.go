@@ -30,7 +30,7 @@ func (s *Server) funcs() template.FuncMap {
 		"ago":      ago,        // when something was, or will be
 		"at":       moment,     // the same, as a date and time
 		"num":      number,     // 12,345
-		"count":    countOf,    // 10,000+
+		"count":    countOf,    // 10,000+, ≈ 5,480
 		"secs":     seconds,    // 1.5 ms, 3 min 20 s
 		"percent":  percent,    // of a part and a whole
 		"state":    state,      // a state or outcome, with its colour
@@ -371,8 +371,11 @@ func number(v any) string {
 }
 
 func countOf(c view.Count) string {
-	if c.More {
+	switch {
+	case c.More:
 		return number(c.N) + "+"
+	case c.About:
+		return "≈ " + number(c.N)
 	}
 	return number(c.N)
 }

@@ -56,12 +56,16 @@ type sample struct {
 	version string
 }
 
-// share and slowest are how rarely a topic is read: it keeps a connection busy for a hundredth of the time, unless its reading takes
-// more than a hundredth of five periods.
+// share and slowest are how rarely a topic is read: it keeps a connection busy for a three-hundredth of the time, unless its reading takes
+// more than a three-hundredth of five periods.
 const (
-	share   = 100
+	share   = 300
 	slowest = 5
 )
+
+// elsewhereKey is where a reader that reads other topics, too, notes how long those took: they have rests of their own. Topics that are read so read
+// none themselves, so that nobody waits in a circle.
+type elsewhereKey struct{}
 
 // rest is for how long what was read at a time stays good enough for all.
 func (l *live) rest(s sample) time.Duration {
@@ -95,6 +99,9 @@ func (l *live) get(ctx context.Context, name string, args url.Values) (sample, e
 	if read == nil {
 		return sample{}, fmt.Errorf("web: there is no topic %q", name)
 	}
+	if elsewhere, ok := ctx.Value(elsewhereKey{}).(*time.Duration); ok {
+		defer func(began time.Time) { *elsewhere += l.now().Sub(began) }(l.now())
+	}
 	ctx, leave, err := l.enter(ctx) // first, because others may wait for the topic
 	if err != nil {
 		return sample{}, err
@@ -111,8 +118,9 @@ func (l *live) get(ctx context.Context, name string, args url.Values) (sample, e
 		// The others must get it, too, when the one who reads has gone.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 		defer cancel()
-		value, err := read(ctx, args)
-		t.sample = sample{at: now, took: l.now().Sub(now), value: value, err: err, version: l.version(value, err)}
+		var elsewhere time.Duration
+		value, err := read(context.WithValue(ctx, elsewhereKey{}, &elsewhere), args)
+		t.sample = sample{at: now, took: l.now().Sub(now) - elsewhere, value: value, err: err, version: l.version(value, err)}
 	}
 	return t.sample, t.err
 }

@@ -3,6 +3,7 @@ package web
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -21,6 +22,7 @@ func (s *Server) jobsRoutes(mux *http.ServeMux) {
 	mux.HandleFunc("POST /jobs/bulk", s.bulkAsk)
 	mux.HandleFunc("GET /jobs/bulk/{id}", s.bulkPage)
 	s.live.register("jobs", s.readJobs)
+	s.live.register("counts", s.readCounts)
 	s.live.register("bulk", s.readBulk)
 }
 
@@ -40,8 +42,20 @@ func (s *Server) readJobs(ctx context.Context, args url.Values) (any, error) {
 	if got.Page, err = s.db.Jobs(ctx, f, args.Get("cursor"), jobsShown); err != nil {
 		return nil, err
 	}
-	got.Counts, err = s.db.JobCounts(ctx, f)
+	some := maps.Clone(args)
+	some.Del("cursor")
+	some.Del("state")
+	got.Counts, err = read[map[string]view.Count](ctx, s, "counts", some)
 	return got, err
+}
+
+// readCounts reads how many jobs a filter finds in each state: a topic of its own, the same on all pages of the lists of all states.
+func (s *Server) readCounts(ctx context.Context, args url.Values) (any, error) {
+	f, err := s.filter(args)
+	if err != nil {
+		return nil, err
+	}
+	return s.db.JobCounts(ctx, f)
 }
 
 // filter is readFilter, and refuses to search for what is never shown: it could be guessed letter by letter.
@@ -155,7 +169,7 @@ func (d *jobsData) fill(f view.JobFilter, cursor string) {
 	known := false
 	for _, state := range liveStates {
 		if c, ok := d.Counts[state]; ok {
-			all.N, all.More, known = all.N+c.N, all.More || c.More, true
+			all.N, all.More, all.About, known = all.N+c.N, all.More || c.More, all.About || c.About, true
 		}
 	}
 	tab := jobTab{Name: "all", URL: with("", ""), Current: f.State == ""}
