@@ -3,6 +3,7 @@ package metrics
 import (
 	"context"
 	"fmt"
+	"maps"
 	"strings"
 	"sync"
 	"time"
@@ -31,15 +32,16 @@ type Database struct {
 	err    error
 	labels map[string]string    // of each task
 	seen   map[[2]string]bool   // task and state: told as 0 when there are none any more
-	counts map[minuteOf]int64   // what statistics had, of the last minutes
+	counts map[minuteOf]counted // what statistics had, of the last minutes
 	totals map[[2]string]uint64 // of task and outcome, since this began
+	times  map[string]*times    // of tasks, since this began
 	from   time.Time            // the database's clock, when it was last read
 }
 
 // DatabaseOptions of a Database.
 type DatabaseOptions struct {
-	// Totals tells offstage_jobs_total and offstage_slots, too, with the label source="database": for a process that has no worker,
-	// whose metrics have the same names.
+	// Totals tells what workers measure, too, by their statistics, with the label source="database": offstage_jobs_total,
+	// offstage_job_run_seconds, offstage_job_wait_seconds and offstage_slots. For a process that has no worker, whose metrics have the same names.
 	Totals bool
 	// Failed is told of errors; default: they are counted in offstage_db_errors_total.
 	Failed func(error)
@@ -50,6 +52,17 @@ type minuteOf struct {
 	task, outcome string
 }
 
+// counted is what statistics have of a minute: how many attempts, and, where they were read, histograms of their times. Those have no bucket behind
+// the last that is not empty.
+type counted struct {
+	n           int64
+	timed       bool
+	waits, runs []int64
+}
+
+// times are histograms of a task, and have all buckets.
+type times struct{ waits, runs []uint64 }
+
 var (
 	depthDesc = prometheus.NewDesc("offstage_queue_depth",
 		"Jobs that have not ended, by task and state. Each state is counted to 10,000; what waits, to 10,000 of each task.", []string{"task", "state"}, nil)
@@ -59,13 +72,16 @@ var (
 		"When a schedule last ticked, in seconds since 1970. Schedules that never did are left out, and all but the first 200.", []string{"schedule"}, nil)
 	fromDatabase   = prometheus.Labels{"source": "database"}
 	totalsDesc     = prometheus.NewDesc("offstage_jobs_total", jobsHelp, []string{"task", "outcome"}, fromDatabase)
+	runDesc        = prometheus.NewDesc("offstage_job_run_seconds", runHelp, []string{"task"}, fromDatabase)
+	waitDesc       = prometheus.NewDesc("offstage_job_wait_seconds", waitHelp, []string{"task"}, fromDatabase)
 	totalSlotsDesc = prometheus.NewDesc("offstage_slots", "Slots of all workers that live, by state: to a busy one a job is given.", []string{"state"}, fromDatabase)
 )
 
 // NewDatabase makes the metrics and registers them. The name of the schema must have been checked.
 func NewDatabase(r prometheus.Registerer, pool *pgxpool.Pool, schema string, opts DatabaseOptions) *Database {
 	d := &Database{
-		pool: pool, schema: schema, opts: opts, labels: map[string]string{}, seen: map[[2]string]bool{}, counts: map[minuteOf]int64{}, totals: map[[2]string]uint64{},
+		pool: pool, schema: schema, opts: opts, labels: map[string]string{}, seen: map[[2]string]bool{}, counts: map[minuteOf]counted{},
+		totals: map[[2]string]uint64{}, times: map[string]*times{},
 	}
 	if opts.Failed == nil {
 		errors := newErrors()
@@ -83,6 +99,8 @@ func (d *Database) Describe(c chan<- *prometheus.Desc) {
 	c <- tickDesc
 	if d.opts.Totals {
 		c <- totalsDesc
+		c <- runDesc
+		c <- waitDesc
 		c <- totalSlotsDesc
 	}
 }
@@ -165,7 +183,8 @@ const (
 	slotsSQL = `select coalesce(sum(w.slots), 0)::bigint from offstage_private.worker w
 		where offstage_private.lives(w, offstage_private.clock())`
 
-	totalsSQL = `select s.task, s.outcome, s.starts_at, s.n from offstage.statistics($1, '1 min', by => '{task,outcome}', times => false) s where s.task is not null`
+	totalsSQL = `select s.task, s.outcome, s.starts_at, s.n, coalesce(s.waits, '{}'), coalesce(s.runs, '{}')
+		from offstage.statistics($1, '1 min', by => '{task,outcome}', times => $2) s where s.task is not null`
 )
 
 // looked is one look at the database.
@@ -228,8 +247,9 @@ func (d *Database) look(ctx context.Context, tx pgx.Tx, l *looked) error {
 	return d.addTotals(ctx, tx, clock)
 }
 
-// addTotals adds what statistics have counted since the last look. A minute may still grow when it is over, because batches
-// commit later than they count.
+// addTotals adds what statistics have counted since the last look. A minute may still grow when it is over, because batches commit later than
+// they count. Histograms are dear, and are read from the first minute on that has grown, mostly the one that is not over, and of five minutes at
+// most: when nobody has looked for longer, what ended before is counted without its times.
 func (d *Database) addTotals(ctx context.Context, tx pgx.Tx, clock time.Time) error {
 	const late = 5 * time.Minute
 	first := d.from.IsZero()
@@ -240,23 +260,99 @@ func (d *Database) addTotals(ctx context.Context, tx pgx.Tx, clock time.Time) er
 	if oldest := clock.Add(-24 * time.Hour); since.Before(oldest) {
 		since = oldest
 	}
-	counts := map[minuteOf]int64{}
-	var m minuteOf
-	var n int64
-	err := d.each(ctx, tx, totalsSQL, []any{since}, []any{&m.task, &m.outcome, &m.at, &n}, func() {
-		m.at = m.at.UTC()
-		counts[m] = n
-		key := [2]string{d.label(m.task), m.outcome}
-		if first {
-			d.totals[key] += 0
-		} else if more := n - d.counts[m]; more > 0 {
-			d.totals[key] += uint64(more)
-		}
-	})
-	if err == nil {
-		d.counts, d.from = counts, clock
+	counts, err := d.count(ctx, tx, since, false)
+	if err != nil {
+		return err
 	}
-	return err
+	var grown time.Time
+	for m, c := range counts {
+		before := d.counts[m]
+		if c.n != before.n && (grown.IsZero() || m.at.Before(grown)) {
+			grown = m.at
+		}
+		before.n = c.n
+		counts[m] = before
+	}
+	if !grown.IsZero() {
+		oldest := clock.Add(-late).Truncate(time.Minute)
+		if first {
+			oldest = clock.Add(-time.Minute).Truncate(time.Minute)
+		}
+		if grown.Before(oldest) {
+			grown = oldest
+		}
+		times, err := d.count(ctx, tx, grown, true)
+		if err != nil {
+			return err
+		}
+		maps.Copy(counts, times)
+	}
+	for m, c := range counts { // not before all is read: what is added is not taken back
+		d.grow(m, c, first)
+	}
+	d.counts, d.from = counts, clock
+	return nil
+}
+
+// count reads what statistics have, by minute, with histograms or without.
+func (d *Database) count(ctx context.Context, tx pgx.Tx, since time.Time, times bool) (map[minuteOf]counted, error) {
+	counts := map[minuteOf]counted{}
+	var m minuteOf
+	var c counted
+	err := d.each(ctx, tx, totalsSQL, []any{since, times}, []any{&m.task, &m.outcome, &m.at, &c.n, &c.waits, &c.runs}, func() {
+		m.at = m.at.UTC()
+		c.timed = times
+		counts[m] = c
+		c = counted{} // the next row has slices of its own
+	})
+	return counts, err
+}
+
+// grow adds by how much a minute has grown since the last look; the first one only finds out what there is. mu is held.
+func (d *Database) grow(m minuteOf, c counted, first bool) {
+	label := d.label(m.task)
+	key := [2]string{label, m.outcome}
+	t := d.times[label]
+	if t == nil {
+		t = &times{make([]uint64, len(bounds)+1), make([]uint64, len(bounds)+1)}
+		d.times[label] = t
+	}
+	if first {
+		d.totals[key] += 0
+		return
+	}
+	before := d.counts[m]
+	d.totals[key] += uint64(max(0, c.n-before.n))
+	if c.timed && (before.timed || before.n == 0) { // else nobody knows how much of it is new
+		more(t.waits, c.waits, before.waits)
+		more(t.runs, c.runs, before.runs)
+	}
+}
+
+// more adds to all what a histogram has more than before.
+func more(all []uint64, now, before []int64) {
+	for i := range min(len(now), len(all)) {
+		n := now[i]
+		if i < len(before) {
+			n -= before[i]
+		}
+		all[i] += uint64(max(0, n))
+	}
+}
+
+// histogram is one of the database's: the values of a bucket are taken for its middle, because their sum is not kept.
+func histogram(desc *prometheus.Desc, n []uint64, label string) prometheus.Metric {
+	var count uint64
+	var sum, low float64
+	buckets := make(map[float64]uint64, len(bounds))
+	for i, high := range bounds {
+		count += n[i]
+		sum += float64(n[i]) * (low + high) / 2
+		buckets[high] = count
+		low = high
+	}
+	beyond := n[len(bounds)]
+	return prometheus.MustNewConstHistogram(desc, count+beyond, sum+float64(beyond)*low, buckets, label)
 }
 
 func (d *Database) each(ctx context.Context, tx pgx.Tx, sql string, args, into []any, do func()) error {
@@ -307,6 +403,9 @@ func (d *Database) metrics(l *looked) (all []prometheus.Metric) {
 		gauge(totalSlotsDesc, float64(l.slots-busy), "free")
 		for key, n := range d.totals {
 			all = append(all, prometheus.MustNewConstMetric(totalsDesc, prometheus.CounterValue, float64(n), key[0], key[1]))
+		}
+		for label, t := range d.times {
+			all = append(all, histogram(runDesc, t.runs, label), histogram(waitDesc, t.waits, label))
 		}
 	}
 	return all

@@ -67,6 +67,29 @@ var (
 	labelName  = regexp.MustCompile(`([a-z_]+)\s*(?:=~|!=|=)`)
 )
 
+// use is a metric that an expression asks for, with what is chosen of it.
+type use struct{ name, labels string }
+
+func told(expr string) (all []use) {
+	for _, at := range metricName.FindAllStringIndex(expr, -1) {
+		u := use{name: expr[at[0]:at[1]]}
+		if rest := expr[at[1]:]; strings.HasPrefix(rest, "{") {
+			u.labels, _, _ = strings.Cut(rest, "}")
+		}
+		all = append(all, u)
+	}
+	return all
+}
+
+// both says that workers and the database tell a metric: some series of it have a source, some have none. Each has an instance.
+func both(labels []string) bool {
+	n := map[string]int{}
+	for _, l := range labels {
+		n[l]++
+	}
+	return n["source"] > 0 && n["instance"] > 1
+}
+
 // What the dashboard and the alerts ask for is what /metrics has, and the dashboard shows all that is ours.
 func TestExamples(t *testing.T) {
 	s := newStage(t)
@@ -112,7 +135,7 @@ func TestExamples(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, expr := range append(exprs, string(alerts)) {
+	for _, expr := range append(exprs, strings.Split(string(alerts), "- alert:")...) {
 		for _, name := range metricName.FindAllString(expr, -1) {
 			if names[name] == nil {
 				t.Errorf("nothing exports %s: %s", name, expr)
@@ -123,6 +146,11 @@ func TestExamples(t *testing.T) {
 				if !slices.Contains(names[m[1]], label[1]) {
 					t.Errorf("%s has no label %s: %s", m[1], label[1], expr)
 				}
+			}
+		}
+		for _, use := range told(expr) {
+			if both(names[use.name]) && !strings.Contains(use.labels, "source") && !strings.Contains(expr, "source)") && !strings.Contains(expr, "absent("+use.name) {
+				t.Errorf("%s is told by workers and by the database, and is added up here: %s", use.name, expr)
 			}
 		}
 		if strings.Count(expr, "(") != strings.Count(expr, ")") || strings.Count(expr, "{") != strings.Count(expr, "}") {

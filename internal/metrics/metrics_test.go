@@ -316,10 +316,65 @@ func TestDatabase(t *testing.T) {
 		metrics.Forget(first)
 		want(t, scrape(t, r), map[string]float64{
 			`offstage_jobs_total{outcome="succeeded",source="database",task="mail"}`: 8,
+			`offstage_job_run_seconds_count{source="database",task="mail"}`:          8,
+			`offstage_job_wait_seconds_count{source="database",task="mail"}`:         8,
 			`offstage_queue_depth{state="waiting",task="mail"}`:                      0,
 			`offstage_queue_depth{state="scheduled",task="mail"}`:                    1,
 		})
 	}
+}
+
+// Histograms of the database have the buckets of SQL, cumulated, and grow with what has ended since the look before, however long ago that was;
+// times of what ended more than five minutes ago are left out, its number is not.
+func TestDatabaseTimes(t *testing.T) {
+	s := newStage(t)
+	r := metrics.NewRegistry()
+	d := metrics.NewDatabase(r, s.pool, "offstage", metrics.DatabaseOptions{Totals: true})
+	s.add(t, "mail")
+	began := pgtest.One[time.Time](t, s.pool, `select now()`)
+	ended := func(ago time.Duration, waits, runs string) {
+		t.Helper()
+		pgtest.Do(t, s.pool, `select offstage_private.count_ended($1, '{1,1}', '{null,null}', '{succeeded,failed}', $2::text::float8[], $3::text::float8[])`,
+			began.Add(-ago), waits, runs)
+	}
+	times := func(name string, seconds ...float64) map[string]float64 { // as a histogram that has measured these has them
+		all := map[string]float64{}
+		for le, bound := 0, 0.001; le <= 28; le, bound = le+1, bound*2 {
+			label, n := fmt.Sprint(bound), 0.0
+			if le == 28 {
+				label = "+Inf"
+			}
+			for _, s := range seconds {
+				if s < bound || le == 28 {
+					n++
+				}
+			}
+			all[fmt.Sprintf(`offstage_job_%s_seconds_bucket{source="database",task="mail",le="%s"}`, name, label)] = n
+		}
+		return all
+	}
+	ended(0, "{1,1}", "{1,1}") // before the first look
+	ended(3*time.Minute, "{1,1}", "{1,1}")
+	want(t, scrape(t, r), times("run"))
+	ended(0, "{0.0001,3}", "{0.5,400000}")
+	ended(time.Minute, "{null,0.02}", "{null,0.7}")
+	for range 2 { // what was told is not told again
+		metrics.Forget(d)
+		got := scrape(t, r)
+		want(t, got, times("wait", 0.0001, 3, 0.02))
+		want(t, got, times("run", 0.5, 400000, 0.7))
+		want(t, got, map[string]float64{
+			`offstage_jobs_total{outcome="succeeded",source="database",task="mail"}`: 2,
+			`offstage_job_wait_seconds_sum{source="database",task="mail"}`:           0.0005 + (2.048+4.096)/2 + (0.016+0.032)/2,
+		})
+	}
+	ended(3*time.Minute, "{1,1}", "{1,1}") // of a minute whose times were not read before: which of them are new is not known
+	ended(2*time.Hour, "{1,1}", "{1,1}")
+	ended(4*time.Minute, "{6,6}", "{0.9,0.9}")
+	metrics.Away(d, 3*time.Hour)
+	got := scrape(t, r)
+	want(t, got, times("run", 0.5, 400000, 0.7, 0.9, 0.9))
+	want(t, got, map[string]float64{`offstage_jobs_total{outcome="succeeded",source="database",task="mail"}`: 5})
 }
 
 // What runs, and what is put aside because its queue is paused.

@@ -39,10 +39,10 @@ func NewWorker(r prometheus.Registerer) *Worker {
 	m := &Worker{
 		jobs: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "offstage_jobs_total", Help: jobsHelp}, []string{"task", "outcome"}),
 		run: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "offstage_job_run_seconds", Help: "How long attempts ran, by task.", Buckets: buckets(),
+			Name: "offstage_job_run_seconds", Help: runHelp, Buckets: bounds,
 		}, []string{"task"}),
 		wait: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "offstage_job_wait_seconds", Help: "How long jobs were due before an attempt was started, by task.", Buckets: buckets(),
+			Name: "offstage_job_wait_seconds", Help: waitHelp, Buckets: bounds,
 		}, []string{"task"}),
 		claim: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "offstage_claim_seconds", Help: "How long claims took, from asking the database to having its jobs.", Buckets: callBuckets(),
@@ -62,13 +62,17 @@ func (m *Worker) Follow(r prometheus.Registerer, status func() worker.Status) {
 	r.MustRegister(slots{status})
 }
 
-// buckets are those of offstage.buckets() in SQL, so that both sides tell the same: powers of two from 1 ms to 37 hours.
-func buckets() []float64 { return prometheus.ExponentialBuckets(0.001, 2, 28) }
+// bounds are those of offstage.buckets() in SQL, so that both sides tell the same: powers of two from 1 ms to 37 hours.
+var bounds = prometheus.ExponentialBuckets(0.001, 2, 28)
 
 // callBuckets are for calls of the database: from 0.25 ms to 33 s, which is more than any may take.
 func callBuckets() []float64 { return prometheus.ExponentialBuckets(0.00025, 2, 18) }
 
-const jobsHelp = "Attempts that ended, by task and by what became of them."
+const (
+	jobsHelp = "Attempts that ended, by task and by what became of them."
+	runHelp  = "How long attempts ran, by task."
+	waitHelp = "How long jobs were due before an attempt was started, by task."
+)
 
 func newErrors() prometheus.Counter {
 	return prometheus.NewCounter(prometheus.CounterOpts{

@@ -27,6 +27,31 @@ func (db *DB) As(ctx context.Context, by Actor, fn func(tx pgx.Tx) error) error 
 	})
 }
 
+// once is As for what is to be done once under a key, whatever is asked again: for 24 hours the same actor gets the id of the first time. "": each
+// time. Keys are the actor's: what is not the same needs another one.
+func (db *DB) once(ctx context.Context, by Actor, key string, fn func(tx pgx.Tx) (ID, error)) (id ID, err error) {
+	err = db.As(ctx, by, func(tx pgx.Tx) error {
+		if key != "" {
+			var before *int64
+			if err := tx.QueryRow(ctx, db.sql(`select offstage_private.once($1)`), key).Scan(&before); err != nil {
+				return fmt.Errorf("look whether it is done: %w", err)
+			}
+			if before != nil {
+				id = ID(*before)
+				return nil
+			}
+		}
+		if id, err = fn(tx); err != nil || key == "" {
+			return err
+		}
+		if _, err := tx.Exec(ctx, db.sql(`select offstage_private.done_once($1, $2)`), key, int64(id)); err != nil {
+			return fmt.Errorf("note that it is done: %w", err)
+		}
+		return nil
+	})
+	return id, err
+}
+
 // AuditFilter chooses changes. Empty fields do not filter.
 type AuditFilter struct {
 	Target string `json:"target,omitempty"` // queue x, task y, schedule z, job 7

@@ -48,8 +48,9 @@ func (db *DB) DryRun(ctx context.Context, a Action) (Count, error) {
 	return c, nil
 }
 
-// StartBulk starts an action on many jobs: those that match now. It is worked off by RunBulks, here or in another process.
-func (db *DB) StartBulk(ctx context.Context, by Actor, a Action) (Bulk, error) {
+// StartBulk starts an action on many jobs: those that match now; under the same key once. It is worked off by RunBulks, here or in another
+// process.
+func (db *DB) StartBulk(ctx context.Context, by Actor, a Action, key string) (Bulk, error) {
 	filter, ids, err := a.args()
 	if err != nil {
 		return Bulk{}, err
@@ -58,9 +59,9 @@ func (db *DB) StartBulk(ctx context.Context, by Actor, a Action) (Bulk, error) {
 	if a.Reason != "" {
 		reason = &a.Reason
 	}
-	var id ID
-	err = db.As(ctx, by, func(tx pgx.Tx) error {
-		return tx.QueryRow(ctx, db.sql(`select offstage.bulk_start($1, $2::json, $3::bigint[], $4, $5)`), a.Do, filter, ids, a.RunAt, reason).Scan(&id)
+	id, err := db.once(ctx, by, key, func(tx pgx.Tx) (id ID, err error) {
+		err = tx.QueryRow(ctx, db.sql(`select offstage.bulk_start($1, $2::json, $3::bigint[], $4, $5)`), a.Do, filter, ids, a.RunAt, reason).Scan(&id)
+		return id, err
 	})
 	if err != nil {
 		return Bulk{}, fmt.Errorf("start bulk: %w", fault(err))

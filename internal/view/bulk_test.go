@@ -62,7 +62,7 @@ func TestBulk(t *testing.T) {
 	if n, err := one.DryRun(t.Context(), action); err != nil || n != (view.Count{N: 5000}) {
 		t.Errorf("dry run: %v, %v", n, err)
 	}
-	b, err := one.StartBulk(t.Context(), ada, action)
+	b, err := one.StartBulk(t.Context(), ada, action, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,7 +112,7 @@ func TestBulkResumed(t *testing.T) {
 	conn := own.Conn(t)
 	add(t, conn, "a", 2000)
 	db := look(t, own)
-	b, err := db.StartBulk(t.Context(), ada, view.Action{Do: "cancel", Filter: &view.JobFilter{State: "waiting"}, Reason: "not needed"})
+	b, err := db.StartBulk(t.Context(), ada, view.Action{Do: "cancel", Filter: &view.JobFilter{State: "waiting"}, Reason: "not needed"}, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -165,7 +165,7 @@ func TestBulkActions(t *testing.T) {
 		if n, err := db.DryRun(t.Context(), c.action); err != nil || n != (view.Count{N: c.matched}) {
 			t.Errorf("%+v: dry run %v, %v", c.action, n, err)
 		}
-		b, err := db.StartBulk(t.Context(), ada, c.action)
+		b, err := db.StartBulk(t.Context(), ada, c.action, "")
 		if err != nil {
 			t.Errorf("%+v: %v", c.action, err)
 			continue
@@ -178,7 +178,7 @@ func TestBulkActions(t *testing.T) {
 		}
 	}
 	for _, a := range []view.Action{{Do: "kill", IDs: []view.ID{1}}, {Do: "retry"}, {Do: "retry", IDs: []view.ID{1}, Filter: &view.JobFilter{}}, {Do: "retry", Filter: &view.JobFilter{State: "removed"}}} {
-		if _, err := db.StartBulk(t.Context(), ada, a); !errors.Is(err, view.ErrInvalid) {
+		if _, err := db.StartBulk(t.Context(), ada, a, ""); !errors.Is(err, view.ErrInvalid) {
 			t.Errorf("%+v: %v", a, err)
 		}
 	}
@@ -196,7 +196,7 @@ func TestBulkFails(t *testing.T) {
 		create trigger fails before delete on offstage_private.job for each row when (old.id = 1) execute function t.fails()`)
 	var started []view.ID
 	for _, id := range list {
-		b, err := db.StartBulk(t.Context(), ada, view.Action{Do: "delete", IDs: []view.ID{view.ID(id)}})
+		b, err := db.StartBulk(t.Context(), ada, view.Action{Do: "delete", IDs: []view.ID{view.ID(id)}}, "")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -222,7 +222,7 @@ func TestBulkRare(t *testing.T) {
 	add(t, pool, "a", 45_000)
 	add(t, pool, "rare", 1)
 	run(t, db)
-	b, err := db.StartBulk(t.Context(), ada, view.Action{Do: "delete", Filter: &view.JobFilter{Task: "rare"}})
+	b, err := db.StartBulk(t.Context(), ada, view.Action{Do: "delete", Filter: &view.JobFilter{Task: "rare"}}, "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -28,17 +28,17 @@ func (db *DB) EditAndRetry(ctx context.Context, by Actor, id ID, e Edit) error {
 	return nil
 }
 
-// Duplicate adds a job like another one, live or ended, but for what the edit says, and answers its id. Revision is not looked at.
-// offstage.ErrNotFound, ErrInvalid.
-func (db *DB) Duplicate(ctx context.Context, by Actor, id ID, e Edit) (ID, error) {
+// Duplicate adds a job like another one, live or ended, but for what the edit says, and answers its id; under the same key once. Revision is
+// not looked at. offstage.ErrNotFound, ErrInvalid.
+func (db *DB) Duplicate(ctx context.Context, by Actor, id ID, e Edit, key string) (ID, error) {
 	payload, err := jsonText(e.Payload)
 	if err != nil {
 		return 0, err
 	}
-	var added ID
-	err = db.As(ctx, by, func(tx pgx.Tx) error {
-		return tx.QueryRow(ctx, db.sql(`select offstage_private.duplicate_job($1, $2::text::json, $3, $4, $5)`),
+	added, err := db.once(ctx, by, key, func(tx pgx.Tx) (added ID, err error) {
+		err = tx.QueryRow(ctx, db.sql(`select offstage_private.duplicate_job($1, $2::text::json, $3, $4, $5)`),
 			int64(id), payload, e.RunAt, e.Priority, e.MaxAttempts).Scan(&added)
+		return added, err
 	})
 	if err != nil {
 		return 0, fmt.Errorf("duplicate job %d: %w", id, fault(err))

@@ -76,7 +76,7 @@ func TestDuplicate(t *testing.T) {
 	pgtest.Do(t, pool, stage)
 	pgtest.Do(t, pool, `select t.worker('a')`)
 	pgtest.Do(t, pool, `select offstage.add_job('a', '{"x": 1}', 'q', job_key => 'k', flags => '{f}', priority => 2)`)
-	copied, err := db.Duplicate(t.Context(), ada, 1, view.Edit{})
+	copied, err := db.Duplicate(t.Context(), ada, 1, view.Edit{}, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,13 +86,13 @@ func TestDuplicate(t *testing.T) {
 	}
 	pgtest.Do(t, pool, `select t.work(1, 1, 'a', 'succeed')`)
 	later := time.Now().Add(time.Hour)
-	if copied, err = db.Duplicate(t.Context(), ada, 1, view.Edit{Payload: json.RawMessage(`[2]`), RunAt: &later}); err != nil {
+	if copied, err = db.Duplicate(t.Context(), ada, 1, view.Edit{Payload: json.RawMessage(`[2]`), RunAt: &later}, ""); err != nil {
 		t.Fatal(err)
 	}
 	if j, err = db.Job(t.Context(), copied); err != nil || *j.Key != "k" || string(j.Payload) != `[2]` || j.State != "scheduled" || *j.Queue != "q" {
 		t.Errorf("the copy of an ended one is %+v: %v", j, err)
 	}
-	if _, err := db.Duplicate(t.Context(), ada, 99, view.Edit{}); !errors.Is(err, offstage.ErrNotFound) {
+	if _, err := db.Duplicate(t.Context(), ada, 99, view.Edit{}, ""); !errors.Is(err, offstage.ErrNotFound) {
 		t.Errorf("job 99: %v", err)
 	}
 }

@@ -50,11 +50,12 @@ func (db *DB) Job(ctx context.Context, id ID) (Job, error) {
 func (db *DB) live(ctx context.Context, tx pgx.Tx, id ID, j *Job) error {
 	var payload string
 	err := tx.QueryRow(ctx, db.sql(`
-		select j.revision, array(select f from jsonb_object_keys(j.flags) f order by f), j.crashes, p.message, j.options ->> 'traceparent', j.payload::text, j.last_error
+		select j.revision, array(select f from jsonb_object_keys(j.flags) f order by f), j.crashes, p.message, j.options ->> 'traceparent', j.payload::text, j.last_error,
+		  case when j.failed then j.fingerprint end
 		from offstage_private.job j
 		left join offstage_private.progress p on p.job_id = j.id and p.claim > j.released_claim
 		where j.id = $1`), int64(id)).
-		Scan(&j.Revision, &j.Flags, &j.Crashes, &j.Message, &j.Traceparent, &payload, &j.LastError)
+		Scan(&j.Revision, &j.Flags, &j.Crashes, &j.Message, &j.Traceparent, &payload, &j.LastError, &j.Fingerprint)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil
 	}

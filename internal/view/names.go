@@ -8,6 +8,9 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
+// ErrTaken: there is one of that name already.
+var ErrTaken = errors.New("the name is taken")
+
 // ErrUnknown: there is no task, queue, schedule or worker of that name.
 var ErrUnknown = errors.New("not known")
 

@@ -63,6 +63,25 @@ func (db *DB) AddSchedule(ctx context.Context, by Actor, s offstage.Schedule) er
 	return db.change(ctx, by, func(c *offstage.Client) error { return c.AddSchedule(ctx, s) })
 }
 
+// NewSchedule adds a schedule to the database; under the same key once. ErrTaken: there is one of that name.
+func (db *DB) NewSchedule(ctx context.Context, by Actor, s offstage.Schedule, key string) error {
+	_, err := db.once(ctx, by, key, func(tx pgx.Tx) (ID, error) {
+		c, err := db.client(tx)
+		if err != nil {
+			return 0, err
+		}
+		all, err := c.Schedules(ctx)
+		if err != nil {
+			return 0, err
+		}
+		if slices.ContainsFunc(all, func(old offstage.ScheduleStatus) bool { return old.Name == s.Name }) {
+			return 0, fmt.Errorf("the schedule %q: %w", s.Name, ErrTaken)
+		}
+		return 0, c.AddSchedule(ctx, s)
+	})
+	return err
+}
+
 // RemoveSchedule removes a schedule. Jobs that it has added stay.
 func (db *DB) RemoveSchedule(ctx context.Context, by Actor, name string) error {
 	return db.change(ctx, by, func(c *offstage.Client) error { return c.RemoveSchedule(ctx, name) })
@@ -78,12 +97,14 @@ func (db *DB) ResumeSchedule(ctx context.Context, by Actor, name string) error {
 	return db.change(ctx, by, func(c *offstage.Client) error { return c.ResumeSchedule(ctx, name) })
 }
 
-// RunSchedule adds the job of a schedule now, beside its ticks.
-func (db *DB) RunSchedule(ctx context.Context, by Actor, name string) (id ID, err error) {
-	err = db.change(ctx, by, func(c *offstage.Client) error {
+// RunSchedule adds the job of a schedule now, beside its ticks; under the same key once.
+func (db *DB) RunSchedule(ctx context.Context, by Actor, name, key string) (ID, error) {
+	return db.once(ctx, by, key, func(tx pgx.Tx) (ID, error) {
+		c, err := db.client(tx)
+		if err != nil {
+			return 0, err
+		}
 		n, err := c.RunSchedule(ctx, name)
-		id = ID(n)
-		return err
+		return ID(n), err
 	})
-	return id, err
 }

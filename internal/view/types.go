@@ -109,6 +109,7 @@ type Job struct {
 	Payload     json.RawMessage `json:"payload"`
 	Result      json.RawMessage `json:"result"`
 	LastError   *string         `json:"last_error"`
+	Fingerprint *string         `json:"fingerprint"` // of a failed job's last error: its group, see ErrorGroup
 	Why         Blocker         `json:"why"`
 	Attempts    []Attempt       `json:"attempts"` // oldest first
 	Log         []LogLine       `json:"log"`      // the first thousand lines

@@ -74,8 +74,9 @@ type bulkStarted struct {
 func (a *api) bulkOperations() {
 	register(a, op{id: "start-bulk", tag: "bulk", method: http.MethodPost, path: "/bulk", role: guard.Operator, status: http.StatusAccepted, also: http.StatusOK, body: a.maxBody(), summary: "Do something to many jobs",
 		about: "With dry_run=true nothing is done: the answer (200) says how many jobs it is about. Otherwise (202) the action goes on in the background, in batches; its progress is at Location. " +
-			"Jobs that run, or are gone when their turn comes, are left out and counted; cancel asks those that run to stop."},
+			"Jobs that run, or are gone when their turn comes, are left out and counted; cancel asks those that run to stop. With an Idempotency-Key it is started once."},
 		func(ctx context.Context, in *struct {
+			OnceKey
 			DryRun bool `query:"dry_run" doc:"Only say how many."`
 			Body   bulkBody
 		}) (*bulkAnswer, error) {
@@ -89,7 +90,7 @@ func (a *api) bulkOperations() {
 				out.Body.Matched, err = a.db.DryRun(ctx, action)
 				return out, err
 			}
-			b, err := a.db.StartBulk(ctx, by(ctx), action)
+			b, err := a.db.StartBulk(ctx, by(ctx), action, in.of("bulk "+action.Do))
 			if err != nil {
 				return nil, err
 			}

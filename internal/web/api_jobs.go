@@ -3,6 +3,8 @@ package web
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -78,6 +80,20 @@ func given(t time.Time) *time.Time {
 type PageQuery struct {
 	Cursor string `query:"cursor" maxLength:"2000" doc:"older or newer of another page; opaque. The filter must be the same."`
 	Limit  int    `query:"limit" minimum:"1" maximum:"500" default:"50"`
+}
+
+// OnceKey makes a request one that can be sent again. (What huma is to find in embedded structs must be exported.)
+type OnceKey struct {
+	IdempotencyKey string `header:"Idempotency-Key" maxLength:"255" doc:"Something that nothing else is asked for with, such as a UUID. For 24 hours the same request with the same key does nothing more, and has the answer of the first one."`
+}
+
+// of is the key of what is asked for: the same one for something else is another.
+func (k OnceKey) of(what string) string {
+	if k.IdempotencyKey == "" {
+		return ""
+	}
+	sum := sha256.Sum256([]byte(what + "\n" + k.IdempotencyKey))
+	return "api-" + hex.EncodeToString(sum[:16])
 }
 
 // addBody is a job to be added.
@@ -196,8 +212,8 @@ func (a *api) jobOperations() {
 	register(a, op{id: "add-job", tag: "jobs", method: http.MethodPost, path: "/jobs", role: guard.Operator, status: http.StatusCreated, body: a.maxBody(), summary: "Add a job",
 		about: "With an Idempotency-Key, a request that is sent again adds nothing and answers the job of the first one."},
 		func(ctx context.Context, in *struct {
-			IdempotencyKey string `header:"Idempotency-Key" maxLength:"255" doc:"Something that no other job is added with, such as a UUID."`
-			Body           addBody
+			OnceKey
+			Body addBody
 		}) (*added, error) {
 			b := in.Body
 			if err := textual(b.Payload); err != nil {
@@ -274,9 +290,10 @@ func (a *api) oneJobOperations() {
 			return a.edit(ctx, &in.OneJob, in.Body.edit(), "edited")
 		})
 	register(a, op{id: "duplicate-job", tag: "jobs", method: http.MethodPost, path: "/jobs/{id}/duplicate", role: guard.Operator, status: http.StatusCreated, body: a.maxBody(),
-		summary: "Add a job like this one", about: "It may have ended. What the body names is different in the new one; it has no job_key."},
+		summary: "Add a job like this one", about: "It may have ended. What the body names is different in the new one; it has no job_key. With an Idempotency-Key it is added once."},
 		func(ctx context.Context, in *struct {
 			OneJob
+			OnceKey
 			Body *editBody
 		}) (*added, error) {
 			id, err := in.id()
@@ -290,7 +307,7 @@ func (a *api) oneJobOperations() {
 			if err := a.complete(ctx, id, &e); err != nil {
 				return nil, err
 			}
-			id, err = a.db.Duplicate(ctx, by(ctx), id, e)
+			id, err = a.db.Duplicate(ctx, by(ctx), id, e, in.of("duplicate "+id.String()))
 			if err != nil {
 				return nil, err
 			}

@@ -44,6 +44,38 @@ func TestAddAndGetJob(t *testing.T) {
 	}
 }
 
+// What adds jobs or starts something is done once under a key; the key belongs to the request, so that another one has its own answer.
+func TestOnceOverTheAPI(t *testing.T) {
+	t.Parallel()
+	s := newAPISite(t, Config{})
+	s.add("send", nil)
+	pgtest.Do(t, s.pool, `select offstage.add_job('send', run_at => now() + interval '1 h')`)
+	pgtest.Do(t, s.pool, `select offstage.add_schedule('nightly', 'send', '@daily')`)
+	seen := map[string]string{}
+	for _, call := range []string{`POST /jobs {"task": "send"}`, "POST /jobs/1/duplicate", "POST /jobs/2/duplicate", "POST /schedules/nightly/run",
+		`POST /bulk {"action": "cancel", "ids": ["1"]}`, `POST /bulk {"action": "delete", "ids": ["2"]}`} {
+		ask := func(key ...string) string {
+			t.Helper()
+			a := s.call(call, key...)
+			if a.status != 201 && a.status != 202 {
+				t.Fatalf("%s: %d %s", call, a.status, a.body)
+			}
+			return a.header.Get("Location")
+		}
+		first := ask("Idempotency-Key", "abc")
+		if again := ask("Idempotency-Key", "abc"); again != first {
+			t.Errorf("%s, with the same key: %s instead of %s", call, again, first)
+		}
+		if before, there := seen[first]; there {
+			t.Errorf("%s has the answer of %s", call, before)
+		}
+		seen[first] = call
+		if other := ask(); other == first {
+			t.Errorf("%s without a key: %s again", call, other)
+		}
+	}
+}
+
 // Ids are strings, as large as they may be.
 func TestLargeIDs(t *testing.T) {
 	t.Parallel()

@@ -210,9 +210,12 @@ func (a *api) scheduleOperations() {
 			return a.schedule(ctx, in.name())
 		})
 	register(a, op{id: "run-schedule", tag: "schedules", method: http.MethodPost, path: "/schedules/{name}/run", role: guard.Operator, status: http.StatusCreated, summary: "Add the job of a schedule now",
-		about: "Beside its ticks, whether it is paused or not."},
-		func(ctx context.Context, in *OneName) (*added, error) {
-			id, err := a.db.RunSchedule(ctx, by(ctx), in.name())
+		about: "Beside its ticks, whether it is paused or not. With an Idempotency-Key it is added once."},
+		func(ctx context.Context, in *struct {
+			OneName
+			OnceKey
+		}) (*added, error) {
+			id, err := a.db.RunSchedule(ctx, by(ctx), in.name(), in.of("run "+in.name()))
 			if err != nil {
 				return nil, err
 			}

@@ -361,7 +361,7 @@ func (s *Server) jobAct(w http.ResponseWriter, r *http.Request) {
 		}, here)
 	case "duplicate":
 		by := actor(r)
-		copied, err := s.db.Duplicate(r.Context(), by, id, view.Edit{})
+		copied, err := s.db.Duplicate(r.Context(), by, id, view.Edit{}, onceKey(r))
 		if err != nil {
 			s.fail(w, r, err)
 			return

@@ -135,6 +135,11 @@ func TestEditAndRetry(t *testing.T) {
 	u := newSite(t, Config{})
 	id := u.add("mail", `{"to": "bob", "token": "s3cret", "n": 12345678901234567890.10, "list": [1, 2, 3]}`)
 	u.exec(`select from offstage.permanently_fail_jobs(array[$1::bigint], 'Error: nobody is called bob')`, id)
+	group := pgtest.One[string](t, u.pool, `select fingerprint from offstage_private.job where failed`)
+	if a := u.page(fmt.Sprintf("/jobs/%d", id)); !strings.Contains(a.body, `href="/errors/`+group+`"`) {
+		t.Error("the job does not lead to those that fail like it")
+	}
+	u.has(u.page("/errors/"+group), "nobody is called bob")
 	here := fmt.Sprintf("/jobs/%d", id)
 	form := u.page(here + "/edit")
 	u.has(form, "Some values are hidden", "12345678901234567890.10", "Show the changes…")

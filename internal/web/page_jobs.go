@@ -287,7 +287,7 @@ func (s *Server) bulkAsk(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if r.PostForm.Get("confirm") == "yes" {
-		b, err := s.db.StartBulk(r.Context(), actor(r), a)
+		b, err := s.db.StartBulk(r.Context(), actor(r), a, onceKey(r))
 		if err != nil {
 			s.fail(w, r, err)
 			return

@@ -82,7 +82,7 @@ func (s *Server) queuesRoutes(mux *http.ServeMux) {
 			case r.PostFormValue("confirm") != name:
 				return flash{}, invalid("Nothing is deleted: what you have typed is not the name of the queue.", "Type "+name+" to delete all jobs of it that are not running.")
 			}
-			b, err := s.db.StartBulk(r.Context(), by, view.Action{Do: "delete", Filter: &view.JobFilter{Queue: name}})
+			b, err := s.db.StartBulk(r.Context(), by, view.Action{Do: "delete", Filter: &view.JobFilter{Queue: name}}, onceKey(r))
 			return flash{Text: fmt.Sprintf("The jobs of %s that are not running are being deleted.", short(60, name)), Bulk: b.ID.String()}, err
 		}, pathTo("queues", name))
 	})

@@ -120,18 +120,15 @@ func (s *Server) schedulesRoutes(mux *http.ServeMux) {
 			name = field(r, "task")
 		}
 		s.act(w, r, guard.Admin, func(by view.Actor) (string, error) {
-			_, err := s.db.Schedule(r.Context(), name)
-			if err == nil {
-				return "", refuse(http.StatusConflict, "This name is taken", fmt.Sprintf("There is a schedule %q already.", name), "Choose another name, or edit that one.")
-			}
-			if !errors.Is(err, view.ErrUnknown) {
-				return "", err
-			}
 			next := offstage.Schedule{Name: name}
 			if err := scheduleOf(r, &next); err != nil {
 				return "", err
 			}
-			return fmt.Sprintf("The schedule %s is added.", name), s.db.AddSchedule(r.Context(), by, next)
+			err := s.db.NewSchedule(r.Context(), by, next, onceKey(r))
+			if errors.Is(err, view.ErrTaken) {
+				err = refuse(http.StatusConflict, "This name is taken", fmt.Sprintf("There is a schedule %q already.", name), "Choose another name, or edit that one.")
+			}
+			return fmt.Sprintf("The schedule %s is added.", name), err
 		}, pathTo("schedules", name))
 	})
 	mux.HandleFunc("GET /schedules/{name}", func(w http.ResponseWriter, r *http.Request) {
@@ -146,22 +143,22 @@ func (s *Server) schedulesRoutes(mux *http.ServeMux) {
 	})
 	for verb, v := range map[string]struct {
 		role guard.Role
-		do   func(ctx context.Context, by view.Actor, name string) (string, error)
+		do   func(ctx context.Context, by view.Actor, name, key string) (string, error)
 	}{
-		"pause": {guard.Operator, func(ctx context.Context, by view.Actor, name string) (string, error) {
+		"pause": {guard.Operator, func(ctx context.Context, by view.Actor, name, _ string) (string, error) {
 			return fmt.Sprintf("The schedule %s is paused.", name), s.db.PauseSchedule(ctx, by, name)
 		}},
-		"resume": {guard.Operator, func(ctx context.Context, by view.Actor, name string) (string, error) {
+		"resume": {guard.Operator, func(ctx context.Context, by view.Actor, name, _ string) (string, error) {
 			return fmt.Sprintf("The schedule %s goes on from now.", name), s.db.ResumeSchedule(ctx, by, name)
 		}},
-		"run": {guard.Operator, func(ctx context.Context, by view.Actor, name string) (string, error) {
-			id, err := s.db.RunSchedule(ctx, by, name)
+		"run": {guard.Operator, func(ctx context.Context, by view.Actor, name, key string) (string, error) {
+			id, err := s.db.RunSchedule(ctx, by, name, key)
 			return fmt.Sprintf("Job %s is added.", id), err
 		}},
 	} {
 		mux.HandleFunc("POST /schedules/{name}/"+verb, func(w http.ResponseWriter, r *http.Request) {
 			name := named(r, "name")
-			s.act(w, r, v.role, func(by view.Actor) (string, error) { return v.do(r.Context(), by, name) }, pathTo("schedules", name))
+			s.act(w, r, v.role, func(by view.Actor) (string, error) { return v.do(r.Context(), by, name, onceKey(r)) }, pathTo("schedules", name))
 		})
 	}
 	mux.HandleFunc("POST /schedules/{name}/remove", func(w http.ResponseWriter, r *http.Request) {

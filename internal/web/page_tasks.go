@@ -131,13 +131,13 @@ func jobOf(r *http.Request, task string) (view.Add, error) {
 }
 
 // onceKey is the same for a form that is sent twice, by a double click or because the answer was lost, and another one when something else has been
-// written into it meanwhile. "": the form has no key.
+// written into it meanwhile, or another action is asked for. "": the form has no key.
 func onceKey(r *http.Request) string {
 	key := field(r, "once")
 	if key == "" || len(key) > 100 {
 		return ""
 	}
-	sum := sha256.Sum256([]byte(r.PathValue("name") + "\n" + r.PostForm.Encode()))
+	sum := sha256.Sum256([]byte(r.URL.EscapedPath() + "\n" + r.PostForm.Encode()))
 	return "form-" + key + "-" + hex.EncodeToString(sum[:16])
 }
 

@@ -242,34 +242,49 @@ begin
   return new_id;
 end $$;
 
+-- What the same caller has done under a key in the last 24 hours: the id that done_once() was told. Null: nothing; whoever asks is to do it now, in
+-- the same transaction, and to say so with done_once(). A null key asks for nothing. Waits for a transaction that is at it under the same key.
+-- Raises 23514 for a key that is empty or has more than 255 characters.
+create or replace function offstage_private.once(idempotency_key text) returns bigint
+language plpgsql as $$
+declare
+  moment timestamptz := offstage_private.clock();
+  old_id bigint;
+begin
+  if idempotency_key is null then
+    return null;
+  end if;
+  delete from offstage_private.idempotency i where i.ctid = any (array(
+    select o.ctid from offstage_private.idempotency o where o.at < moment - interval '24 h' order by o.at limit 100 for update skip locked));
+  insert into offstage_private.idempotency as i (who, key, at) values (offstage_private.actor() ->> 'who', idempotency_key, moment)
+  on conflict (who, key) do update set
+    job_id = case when i.at >= excluded.at - interval '24 h' then i.job_id end,
+    at = case when i.at >= excluded.at - interval '24 h' then i.at else excluded.at end
+  returning i.job_id into old_id;
+  return old_id;
+end $$;
+
+-- What was done under a key: a job that was added, an action on many that was started; 0 where it has no id.
+create or replace function offstage_private.done_once(idempotency_key text, id bigint) returns void
+language sql as $$
+  update offstage_private.idempotency i set job_id = done_once.id
+  where i.who = offstage_private.actor() ->> 'who' and i.key = done_once.idempotency_key
+$$;
+
 -- Adds a job by hand: arguments as in add_job. With an idempotency key, the same caller gets the same id for 24 hours, and nothing is added a
--- second time. Waits for a transaction that is adding under the same key. Raises what add_job raises, 23514 for a key of more than 255 characters.
+-- second time: see once(). Raises what that and add_job raise.
 create or replace function offstage_private.add_once(
   identifier text, payload json, queue_name text, run_at timestamptz, max_attempts integer, job_key text, priority integer, flags text[],
   idempotency_key text default null) returns bigint
 language plpgsql as $$
 declare
-  caller text := offstage_private.actor() ->> 'who';
-  moment timestamptz := offstage_private.clock();
-  old_id bigint;
-  new_id bigint;
+  new_id bigint := offstage_private.once(idempotency_key);
 begin
-  if idempotency_key is not null then
-    delete from offstage_private.idempotency i where i.ctid = any (array(
-      select o.ctid from offstage_private.idempotency o where o.at < moment - interval '24 h' order by o.at limit 100 for update skip locked));
-    insert into offstage_private.idempotency as i (who, key, at) values (caller, idempotency_key, moment)
-    on conflict (who, key) do update set
-      job_id = case when i.at >= excluded.at - interval '24 h' then i.job_id end,
-      at = case when i.at >= excluded.at - interval '24 h' then i.at else excluded.at end
-    returning i.job_id into old_id;
-    if old_id is not null then
-      return old_id;
-    end if;
+  if new_id is not null then
+    return new_id;
   end if;
   select a.id into new_id from offstage.add_job(identifier, payload, queue_name, run_at, max_attempts, job_key, priority, flags) a;
-  if idempotency_key is not null then
-    update offstage_private.idempotency i set job_id = new_id where i.who = caller and i.key = idempotency_key;
-  end if;
+  perform offstage_private.done_once(idempotency_key, new_id);
   perform offstage_private.note('add', 'job ' || new_id, array[new_id], null,
     json_strip_nulls(json_build_object('task', identifier, 'queue', queue_name, 'key', job_key, 'run_at', run_at, 'priority', priority, 'max_attempts', max_attempts, 'flags', flags)), null);
   return new_id;

@@ -336,5 +336,8 @@ addEventListener('pagehide', () => source?.close())
 setInterval(times, 1000)
 paintTools()
 enhance()
-$('.top nav [aria-current]')?.scrollIntoView({ block: 'nearest', inline: 'center' })
+for (const here of document.querySelectorAll('.top nav [aria-current], .tabs [aria-current]')) {
+  const bar = here.closest('nav'), a = here.getBoundingClientRect(), b = bar.getBoundingClientRect()
+  bar.scrollLeft += a.left + a.width / 2 - b.left - b.width / 2
+}
 connect()
