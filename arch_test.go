@@ -29,7 +29,7 @@ var layers = map[string][]string{
 	"internal/runner/lines": {},
 	"internal/runner/exec":  {"", "worker", "internal/runner/tasks", "internal/runner/lines"},
 	"internal/runner/node":  {"", "worker", "internal/runner/tasks", "internal/runner/lines", "internal/store"},
-	"internal/view":         {""},
+	"internal/view":         {"", "internal/wake"},
 	"internal/web/guard":    {},
 	"internal/web/chart":    {},
 	"internal/web":          {"", "internal/view", "internal/web/guard", "internal/web/chart", "internal/cron", "internal/health", "internal/metrics"},

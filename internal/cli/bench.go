@@ -40,7 +40,9 @@ Each figure says its conditions. Figures of two machines, or of two sets of sett
 	f.IntVar(&b.count, "count", 20000, "how many jobs are added in bulk, and worked")
 	f.Var((*durationFlag)(&b.time), "time", "how long one by one and 32 writers add (default 3s each)")
 	f.IntVar(&b.samples, "samples", 300, "how many jobs latency is measured with")
-	f.IntVarP(&b.slots, "jobs", "j", 10, "how many jobs the worker runs at a time")
+	f.IntVarP(&b.slots, "jobs", "j", 10, "how many jobs a worker runs at a time")
+	f.IntVar(&b.workers, "workers", 1, "how many workers there are, each with connections of its own as in a process of its own")
+	f.Var((*durationFlag)(&b.takes), "takes", "for how long the handler waits, in work (default: not at all)")
 	f.StringSliceVar(&b.only, "only", benchParts, "what to measure")
 	f.BoolVarP(&a.yes, "yes", "y", false, "do not ask")
 	complete(c, "only", fixed(benchParts...))
@@ -55,6 +57,8 @@ Each figure says its conditions. Figures of two machines, or of two sets of sett
 			return fmt.Errorf("--samples is %d; use 1 to 100000", b.samples)
 		case b.slots < 1 || b.slots > 1000:
 			return fmt.Errorf("--jobs is %d; use 1 to 1000", b.slots)
+		case b.workers < 1 || b.workers > 100:
+			return fmt.Errorf("--workers is %d; use 1 to 100", b.workers)
 		case len(b.only) == 0:
 			return errors.New("--only names nothing")
 		}
@@ -75,6 +79,7 @@ type figure struct {
 	Unit       string   `json:"unit"` // jobs/s or ms
 	Jobs       int      `json:"jobs"`
 	Seconds    float64  `json:"seconds"`
+	WAL        *float64 `json:"wal_bytes_per_job,omitempty"` // of the server: what others write counts, too
 	P50        *float64 `json:"p50_ms,omitempty"`
 	P95        *float64 `json:"p95_ms,omitempty"`
 	P99        *float64 `json:"p99_ms,omitempty"`
@@ -97,8 +102,8 @@ type conditions struct {
 type bench struct {
 	app            *app
 	count, samples int
-	slots          int
-	time           time.Duration
+	slots, workers int
+	time, takes    time.Duration
 	only           []string
 
 	db      *database
@@ -177,7 +182,7 @@ func (b *bench) guess() time.Duration {
 		jobs += 2*b.time + time.Duration(b.count)*200*time.Microsecond
 	}
 	if slices.Contains(b.only, "work") {
-		jobs += time.Duration(b.count) * 400 * time.Microsecond
+		jobs += time.Duration(b.count) * (400*time.Microsecond + b.takes/time.Duration(b.slots*b.workers))
 	}
 	if slices.Contains(b.only, "latency") {
 		jobs += time.Duration(b.samples) * 10 * time.Millisecond
@@ -240,8 +245,11 @@ func (b *bench) tell(f figure, what string, conditions string, args ...any) {
 		value = fmt.Sprintf("%.0f %s", f.Value, f.Unit)
 	}
 	spread := ""
+	if f.WAL != nil {
+		spread = fmt.Sprintf("; WAL %.0f B a job", *f.WAL)
+	}
 	if f.P50 != nil {
-		spread = fmt.Sprintf("; p50 %.2f, p95 %.2f, p99 %.2f, max %.2f ms", *f.P50, *f.P95, *f.P99, *f.Max)
+		spread += fmt.Sprintf("; p50 %.2f, p95 %.2f, p99 %.2f, max %.2f ms", *f.P50, *f.P95, *f.P99, *f.Max)
 	}
 	fmt.Fprintf(b.app.Stdout, "%-22s %14s  %s%s\n", what, value, f.Conditions, spread)
 }

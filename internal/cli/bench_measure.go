@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/offstage-dev/offstage"
@@ -35,6 +37,10 @@ func (b *bench) addSingle(ctx context.Context) error {
 	p := b.app.progress("adding one by one")
 	defer p.stop()
 	var each []time.Duration
+	wal, err := b.wal(ctx)
+	if err != nil {
+		return err
+	}
 	begin := time.Now()
 	for i := 0; time.Since(begin) < b.time; i++ {
 		one := time.Now()
@@ -44,7 +50,11 @@ func (b *bench) addSingle(ctx context.Context) error {
 		each = append(each, time.Since(one))
 	}
 	took := time.Since(begin)
-	b.tell(rate("add_single", len(each), took, each), "add, one by one",
+	f := rate("add_single", len(each), took, each)
+	if err := wal(&f); err != nil {
+		return err
+	}
+	b.tell(f, "add, one by one",
 		"1 connection, 1 job a transaction, no worker; %d jobs in %s", len(each), span(took))
 	return b.empty(ctx)
 }
@@ -58,6 +68,10 @@ func (b *bench) addWriters(ctx context.Context) error {
 	}
 	var mu sync.Mutex // guards each
 	var each []time.Duration
+	wal, err := b.wal(ctx)
+	if err != nil {
+		return err
+	}
 	group, ctx2 := errgroup.WithContext(ctx)
 	begin := time.Now()
 	for range writers {
@@ -80,7 +94,11 @@ func (b *bench) addWriters(ctx context.Context) error {
 		return err
 	}
 	took := time.Since(begin)
-	b.tell(rate("add_writers", len(each), took, each), fmt.Sprintf("add, by %d writers", writers),
+	f := rate("add_writers", len(each), took, each)
+	if err := wal(&f); err != nil {
+		return err
+	}
+	b.tell(f, fmt.Sprintf("add, by %d writers", writers),
 		"%d connections, 1 job a transaction, no worker; %d jobs in %s", writers, len(each), span(took))
 	return b.empty(ctx)
 }
@@ -99,11 +117,19 @@ func (b *bench) connections(ctx context.Context, n int) error {
 
 // addBulk: many jobs a statement.
 func (b *bench) addBulk(ctx context.Context) error {
+	wal, err := b.wal(ctx)
+	if err != nil {
+		return err
+	}
 	took, err := b.fill(ctx)
 	if err != nil {
 		return err
 	}
-	b.tell(rate("add_bulk", b.count, took, nil), "add, in bulk",
+	f := rate("add_bulk", b.count, took, nil)
+	if err := wal(&f); err != nil {
+		return err
+	}
+	b.tell(f, "add, in bulk",
 		"1 connection, %d jobs a transaction, no worker; %d jobs in %s", min(bulk, b.count), b.count, span(took))
 	return b.empty(ctx)
 }
@@ -127,6 +153,24 @@ func (b *bench) fill(ctx context.Context) (time.Duration, error) {
 	return time.Since(begin), nil
 }
 
+// wal begins to count what the server writes to its log; what it answers puts that into a figure.
+func (b *bench) wal(ctx context.Context) (count func(*figure) error, err error) {
+	var from string
+	if err := b.db.pool.QueryRow(ctx, `select pg_current_wal_insert_lsn()::text`).Scan(&from); err != nil {
+		return nil, fmt.Errorf("look at the write-ahead log: %w", err)
+	}
+	return func(f *figure) error {
+		var bytes float64
+		err := b.db.pool.QueryRow(ctx, `select (pg_current_wal_insert_lsn() - $1::text::pg_lsn)::float8`, from).Scan(&bytes)
+		if err != nil {
+			return fmt.Errorf("look at the write-ahead log: %w", err)
+		}
+		bytes = math.Round(bytes / float64(f.Jobs))
+		f.WAL = &bytes
+		return nil
+	}, nil
+}
+
 // empty throws away what a measurement has left, for the next one.
 func (b *bench) empty(ctx context.Context) error {
 	_, err := b.db.pool.Exec(ctx, b.db.sql(`truncate offstage_private.job, offstage_private.ticket, offstage_private.history`))
@@ -136,24 +180,38 @@ func (b *bench) empty(ctx context.Context) error {
 	return nil
 }
 
-// worker runs a worker with this handler while do runs.
-func (b *bench) worker(ctx context.Context, handler func(context.Context, *worker.Job[benchPayload]) (struct{}, error), do func(context.Context) error) error {
-	w, err := worker.New(b.db.pool, worker.Config{Schema: benchSchema, Jobs: b.slots, Log: b.quietLog()})
-	if err != nil {
-		return err
+// staffed runs the workers with this handler while do runs.
+func (b *bench) staffed(ctx context.Context, handler func(context.Context, *worker.Job[benchPayload]) (struct{}, error), do func(context.Context) error) error {
+	staff := make([]*worker.Worker, b.workers)
+	for i := range staff {
+		pool := b.db.pool
+		if i > 0 {
+			own, err := pgxpool.NewWithConfig(ctx, b.db.pool.Config())
+			if err != nil {
+				return err
+			}
+			defer own.Close()
+			pool = own
+		}
+		w, err := worker.New(pool, worker.Config{Schema: benchSchema, Jobs: b.slots, Log: b.quietLog()})
+		if err != nil {
+			return err
+		}
+		worker.Handle(w, benchJob, handler)
+		staff[i] = w
 	}
-	worker.Handle(w, benchJob, handler)
 	both, stop := context.WithCancel(ctx)
 	defer stop()
-	ended := make(chan error, 1)
-	go func() {
-		err := w.Run(both)
-		stop() // a worker that fails ends the measurement
-		ended <- err
-	}()
-	err = do(both)
+	var group errgroup.Group
+	for _, w := range staff {
+		group.Go(func() error {
+			defer stop() // a worker that fails ends the measurement
+			return w.Run(both)
+		})
+	}
+	err := do(both)
 	stop()
-	ran := <-ended
+	ran := group.Wait()
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
@@ -163,7 +221,15 @@ func (b *bench) worker(ctx context.Context, handler func(context.Context, *worke
 	return err
 }
 
-// work: a backlog, and one worker whose handler does nothing; from the first start to the last settled job.
+// staff is what the workers are, for conditions.
+func (b *bench) staff() string {
+	if b.workers == 1 {
+		return fmt.Sprintf("1 worker with %d slots", b.slots)
+	}
+	return fmt.Sprintf("%d workers with %d slots each", b.workers, b.slots)
+}
+
+// work: a backlog, and workers whose handler does nothing, or waits; from the first start to the last settled job.
 func (b *bench) work(ctx context.Context) error {
 	if _, err := b.fill(ctx); err != nil {
 		return err
@@ -176,8 +242,12 @@ func (b *bench) work(ctx context.Context) error {
 	var started atomic.Int64
 	var first atomic.Pointer[time.Time]
 	last := make(chan struct{})
-	var took time.Duration
-	err := b.worker(ctx, func(context.Context, *worker.Job[benchPayload]) (struct{}, error) {
+	var f figure
+	wal, err := b.wal(ctx)
+	if err != nil {
+		return err
+	}
+	err = b.staffed(ctx, func(ctx context.Context, _ *worker.Job[benchPayload]) (struct{}, error) {
 		n := started.Add(1)
 		if n == 1 {
 			now := time.Now()
@@ -185,6 +255,15 @@ func (b *bench) work(ctx context.Context) error {
 		}
 		if n == int64(b.count) {
 			close(last)
+		}
+		if b.takes > 0 {
+			timer := time.NewTimer(b.takes)
+			defer timer.Stop()
+			select {
+			case <-timer.C:
+			case <-ctx.Done():
+				return struct{}{}, ctx.Err()
+			}
 		}
 		return struct{}{}, nil
 	}, func(ctx context.Context) error {
@@ -205,14 +284,17 @@ func (b *bench) work(ctx context.Context) error {
 				return err
 			}
 		}
-		took = time.Since(*first.Load())
-		return nil
+		f = rate("work", b.count, time.Since(*first.Load()), nil)
+		return wal(&f)
 	})
 	if err != nil {
 		return err
 	}
-	b.tell(rate("work", b.count, took, nil), "work",
-		"1 worker with %d slots, handler does nothing, history kept; %d jobs added before, in %s", b.slots, b.count, span(took))
+	does := "does nothing"
+	if b.takes > 0 {
+		does = "waits for " + span(b.takes)
+	}
+	b.tell(f, "work", "%s, handler %s, history kept; %d jobs added before, in %s", b.staff(), does, b.count, span(time.Duration(f.Seconds*float64(time.Second))))
 	return b.empty(ctx)
 }
 
@@ -224,7 +306,7 @@ func (b *bench) latency(ctx context.Context) error {
 	defer p.stop()
 	starts := make(chan time.Time, 1)
 	var started, settled, known []time.Duration
-	err := b.worker(ctx, func(context.Context, *worker.Job[benchPayload]) (struct{}, error) {
+	err := b.staffed(ctx, func(context.Context, *worker.Job[benchPayload]) (struct{}, error) {
 		starts <- time.Now()
 		return struct{}{}, nil
 	}, func(ctx context.Context) error {
@@ -264,7 +346,7 @@ func (b *bench) latency(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	under := fmt.Sprintf("idle worker with %d slots, 1 job at a time, %d jobs", b.slots, b.samples)
+	under := fmt.Sprintf("idle, %s, 1 job at a time, %d jobs", b.staff(), b.samples)
 	b.tell(delay("latency_started", started), "latency, to started", "%s, client's clock", under)
 	b.tell(delay("latency_settled", settled), "latency, to settled", "%s, server's clock", under)
 	b.tell(delay("latency_result", known), "latency, to result", "%s, client's clock, with Await", under)

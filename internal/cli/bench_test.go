@@ -32,6 +32,26 @@ func TestBench(t *testing.T) {
 	if got := decode[struct{ Figures []figure }](t, s.want(Done, append(tiny, "--json", "--only", "latency")...)); len(got.Figures) != 3 {
 		t.Errorf("%+v", got)
 	}
+	for _, f := range got.Figures {
+		if log := f.WAL != nil && *f.WAL > 50; log != (f.Unit == "jobs/s") { // a job is written at least once
+			t.Errorf("%s: WAL %v", f.Name, f.WAL)
+		}
+	}
+	s.want(Usage, append(tiny, "--workers", "0")...).says(t, "--workers is 0")
+	s.noBench()
+}
+
+// Several workers share what there is, and a handler that waits takes its time.
+func TestBenchWorkers(t *testing.T) {
+	s := newStage(t)
+	got := decode[struct{ Figures []figure }](t, s.want(Done,
+		"bench", "--yes", "--json", "--only", "work", "--workers", "3", "--jobs", "2", "--count", "60", "--takes", "20ms"))
+	if len(got.Figures) != 1 || !strings.HasPrefix(got.Figures[0].Conditions, "3 workers with 2 slots each, handler waits for 20 ms") {
+		t.Fatalf("%+v", got)
+	}
+	if f := got.Figures[0]; f.Jobs != 60 || f.Seconds < 0.2 { // 60 jobs, six at a time, 20 ms each
+		t.Errorf("%d jobs in %v s", f.Jobs, f.Seconds)
+	}
 	s.noBench()
 }
 

@@ -3,9 +3,7 @@ package cli
 import (
 	"context"
 	"crypto/rand"
-	"encoding/binary"
 	"encoding/hex"
-	"errors"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -13,9 +11,7 @@ import (
 	"github.com/offstage-dev/offstage/internal/wake"
 )
 
-// pooler: whether this session is one of the server's, or borrowed from a pool for each transaction. A pooler that
-// lends them gives our first session's to the second one, which holds a transaction open, and another one to us: then
-// the process id changes and session locks are gone. A pooler that lends whole sessions shows by the key that it made up.
+// pooler: whether this session is one of the server's, or borrowed from a pool, and for how long.
 func (d *doctor) pooler(ctx context.Context) error {
 	const check = "pooler"
 	second, err := d.scratch(ctx)
@@ -25,16 +21,9 @@ func (d *doctor) pooler(ctx context.Context) error {
 	}
 	defer wake.Close(second)
 
-	// More than once: which session a pooler lends next is a matter of microseconds.
-	lent := false
-	first := uint32(0)
-	for range 5 {
-		if lent, first, err = d.lent(ctx, second); err != nil {
-			return err
-		}
-		if lent || first == d.conn.PgConn().PID() {
-			break
-		}
+	lent, first, err := wake.Lent(ctx, d.conn, second)
+	if err != nil {
+		return err
 	}
 	switch {
 	case lent:
@@ -46,38 +35,6 @@ func (d *doctor) pooler(ctx context.Context) error {
 		d.ok(check, "none in between")
 	}
 	return nil
-}
-
-// lent tries once whether d.conn gets another session of the server, or finds its lock gone, while second holds a
-// transaction open. first is the session that it had.
-func (d *doctor) lent(ctx context.Context, second *pgx.Conn) (lent bool, first uint32, err error) {
-	var seed [8]byte
-	rand.Read(seed[:]) // never fails
-	key := int64(binary.BigEndian.Uint64(seed[:]))
-	pid := func(conn *pgx.Conn) (n uint32, err error) {
-		err = conn.QueryRow(ctx, `select pg_backend_pid()`).Scan(&n)
-		return n, err
-	}
-	if first, err = pid(d.conn); err != nil {
-		return false, 0, err
-	}
-	if _, err := d.conn.Exec(ctx, `select pg_advisory_lock($1::bigint)`, key); err != nil {
-		return false, 0, err
-	}
-	tx, err := second.Begin(ctx)
-	if err != nil {
-		return false, 0, err
-	}
-	_, err = tx.Exec(ctx, `select pg_backend_pid()`)
-	var again uint32
-	if err == nil {
-		again, err = pid(d.conn)
-	}
-	var kept bool
-	if err == nil {
-		err = d.conn.QueryRow(ctx, `select pg_advisory_unlock($1::bigint)`, key).Scan(&kept)
-	}
-	return again != first || !kept, first, errors.Join(err, tx.Rollback(ctx))
 }
 
 // listen: whether a notification sent by one session arrives at another.

@@ -207,6 +207,42 @@ func TestDoctorBehindPoolers(t *testing.T) {
 	s.want(Done, "jobs").says(t, "waiting")
 }
 
+// The pages would leave their settings behind in sessions that others get.
+func TestServeBehindPoolers(t *testing.T) {
+	s := newStage(t)
+	url := lending(t, s.db.URL)
+	for _, mode := range []string{"", "&default_query_exec_mode=exec"} {
+		s.env["DATABASE_URL"] = url + mode
+		s.want(Failed, "serve", "--listen", "127.0.0.1:0").says(t, "a pooler lends a session for each transaction")
+	}
+	cfg, err := pgx.ParseConfig(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 4 { // each of its sessions, as all stay open
+		conn, err := pgx.ConnectConfig(t.Context(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close(context.Background())
+		tx, err := conn.Begin(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		var readOnly, timeout string
+		err = tx.QueryRow(t.Context(), `select current_setting('default_transaction_read_only'), current_setting('statement_timeout')`, pgx.QueryExecModeExec).
+			Scan(&readOnly, &timeout)
+		if err != nil || readOnly != "off" || timeout != "0" {
+			t.Errorf("read-only %s, timeout %s (%v)", readOnly, timeout, err)
+		}
+	}
+	// What a program that prepares statements meets there when another one had the session before.
+	a := &app{Main: Main{Getenv: func(string) string { return "" }}, ran: true}
+	if code, next := a.classify(&pgconn.PgError{Code: "42P05"}); code != Failed || !strings.Contains(next, "PostgreSQL itself") {
+		t.Errorf("%d %s", code, next)
+	}
+}
+
 // lending is a pooler that lends a session of the server for each transaction, the one that was given back last.
 func lending(t *testing.T, url string) string {
 	t.Helper()

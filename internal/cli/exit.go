@@ -97,6 +97,8 @@ func (a *app) classify(err error) (code int, next string) {
 			return Failed, "the role lacks rights; see what: " + a.command("doctor")
 		case pg.Code == "25006":
 			return Failed, "this is a read-only server; connect to the primary"
+		case pg.Code == "42P05", pg.Code == "26000": // of another program that got the same session
+			return Failed, "a pooler lends a session for each transaction; give this program the address and port of PostgreSQL itself, or have the pooler lend whole sessions: " + a.command("doctor")
 		}
 	}
 	return Failed, ""

@@ -158,6 +158,10 @@ func (a *app) serveUI(ctx context.Context, f *serveFlags, who guard.Config) erro
 	if err != nil {
 		return err
 	}
+	if err := site.server.Check(ctx); err != nil {
+		site.server.Close()
+		return errors.Join(fmt.Errorf("serve the web UI: %w", err), site.listen.Close())
+	}
 	a.say("the web UI is at %s", a.errPaint().paint(bold, site.url))
 	return site.run(ctx)
 }

@@ -506,6 +506,28 @@ func TestDatabaseIsGone(t *testing.T) {
 	s.get("/tasks", "Accept", fragmentType).has(503)
 }
 
+// A standby can be looked at; it says itself why nothing can be changed there.
+func TestDatabaseTakesNoWrites(t *testing.T) {
+	t.Parallel()
+	s := newPageSite(t, Config{})
+	s.play()
+	cfg := s.pool.Config()
+	cfg.ConnConfig.RuntimeParams["default_transaction_read_only"] = "on"
+	standby, err := pgxpool.NewWithConfig(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(standby.Close)
+	if s.server, err = New(standby, s.server.cfg); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.server.Close)
+	for _, page := range []string{"/", "/jobs", "/jobs/1", "/errors", "/tasks", "/queues", "/schedules", "/workers", "/audit", "/readyz", "/metrics"} {
+		s.get(page).has(http.StatusOK)
+	}
+	s.post("/tasks/mail/pause").has(http.StatusServiceUnavailable, "The database takes no writes", "--read-only")
+}
+
 func TestSchemaIsNotThere(t *testing.T) {
 	t.Parallel()
 	s := newPageSite(t, Config{Schema: "elsewhere"})

@@ -257,6 +257,8 @@ func explain(err error) *refusal {
 	case errors.Is(err, view.ErrCrowded):
 		return &refusal{http.StatusTooManyRequests, "You ask for too much at a time", "What you have asked for before still keeps the database busy: each user has two reads at a time, so that nobody keeps others waiting.",
 			"Wait a moment, and load this page again; or choose less with a filter, or a shorter time."}
+	case errors.Is(err, view.ErrLent):
+		return &refusal{http.StatusServiceUnavailable, "A pooler is in between", sentence(view.ErrLent.Error()), "Then start the UI anew."}
 	case errors.Is(err, view.ErrInvalid):
 		return &refusal{http.StatusBadRequest, "This cannot be read", sentence(err.Error()), "Go back, and start again from the list."}
 	case errors.As(err, &pg):
@@ -279,6 +281,9 @@ func ofSQL(pg *pgconn.PgError) *refusal {
 		return &refusal{http.StatusServiceUnavailable, "The schema is not installed, or is too old", sentence(pg.Message), "Run: offstage migrate. This page loads itself again."}
 	case pg.Code == "57014":
 		return &refusal{http.StatusGatewayTimeout, "This took too long", "A page may ask the database for two seconds, so that looking never harms the jobs.", "Choose less with a filter, or a shorter time."}
+	case pg.Code == "25006":
+		return &refusal{http.StatusServiceUnavailable, "The database takes no writes", "It is a standby, or has been made read-only: everything can be looked at, and nothing changed.",
+			"Change it where the UI leads to the primary. With offstage serve --read-only nobody is offered what cannot be done."}
 	case pg.Code == "42501":
 		return &refusal{http.StatusForbidden, "The database refuses this", sentence(pg.Message), "The role that the UI connects as needs more rights."}
 	case pg.Code[:2] == "08" || pg.Code[:2] == "53" || pg.Code[:3] == "57P":

@@ -98,6 +98,9 @@ func New(pool *pgxpool.Pool, cfg Config) (*Server, error) {
 	return s, nil
 }
 
+// Check connects, and says what keeps this server from reading the database.
+func (s *Server) Check(ctx context.Context) error { return s.db.Check(ctx) }
+
 // Handler serves the UI and the API under the base path.
 func (s *Server) Handler() http.Handler { return s.handler }
 
