@@ -332,17 +332,17 @@ func TestUnknownUsersCostAsMuch(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	spent := func(name string) (least time.Duration) {
-		least = time.Hour
-		for i := range 20 {
-			begin := time.Now()
-			g.password(t.Context(), name, "nonsense", strconv.Itoa(i))
-			least = min(least, time.Since(begin))
-		}
-		return least
+	// The machine may be busy with other tests, so the least of many counts, in turns. Without the work it would be a thousandth.
+	known, unknown := time.Hour, time.Hour
+	spent := func(name string, i int) time.Duration {
+		begin := time.Now()
+		g.password(t.Context(), name, "nonsense", strconv.Itoa(i))
+		return time.Since(begin)
 	}
-	known, unknown := spent("ua"), spent("nobody")
-	if unknown < known/2 || known < unknown/2 {
+	for i := range 20 {
+		known, unknown = min(known, spent("ua", i)), min(unknown, spent("nobody", i))
+	}
+	if unknown < known/10 || known < unknown/10 {
 		t.Errorf("a known user takes %v, an unknown one %v", known, unknown)
 	}
 	if _, _, ok := g.password(t.Context(), "ua", "uaua"+strings.Repeat("\x00", 80), "long"); ok {
