@@ -61,10 +61,14 @@ func TestGreedyClient(t *testing.T) {
 			t.Errorf("%s for somebody else: %d after %v", path, w.Code, time.Since(begun))
 		}
 	}
-	soon, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	if w := ask(soon, greedy, "/live/workers", "text/event-stream"); !strings.Contains(w.Body.String(), "event: changed") {
-		t.Errorf("the stream of its page says %q", w.Body)
+	r := httptest.NewRequestWithContext(ctx, "GET", "http://localhost/live/workers", nil)
+	r.RemoteAddr = greedy + ":4711"
+	stream := &untilChanged{httptest.NewRecorder(), cancel}
+	server.Handler().ServeHTTP(stream, r)
+	if !strings.Contains(stream.Body.String(), "event: changed") {
+		t.Errorf("the stream of its page says %q", stream.Body)
 	}
 	codes := map[int]int{}
 	for range cap(answers) {
@@ -84,4 +88,18 @@ func TestGreedyClient(t *testing.T) {
 	if w.Code != 429 || !strings.Contains(w.Body.String(), "You ask for too much at a time") || w.Header().Get("Retry-After") != "2" {
 		t.Errorf("%d %v %s", w.Code, w.Header(), w.Body)
 	}
+}
+
+// untilChanged leaves a stream when it has said what there is.
+type untilChanged struct {
+	*httptest.ResponseRecorder
+	leave func()
+}
+
+func (u *untilChanged) Write(b []byte) (int, error) {
+	n, err := u.ResponseRecorder.Write(b)
+	if strings.Contains(u.Body.String(), "event: changed") {
+		u.leave()
+	}
+	return n, err
 }
