@@ -265,14 +265,19 @@ begin
       into taken, ctids, places, queued, queue_ids from offstage_private.ticket t where t.ctid = any (places);
     end if;
     if turns is not null and (queued is not null or cardinality(turns) is distinct from cardinality(turn_ids)) then
-      -- Some do not get their turn: there was no room, or the queue has tickets here, too, whose order is to be looked at.
+      -- Some do not get their turn: there was no room, or a ticket of the queue is more urgent. (Less urgent ones find the slot taken.)
       select array_agg(row (u.run_at, u.job_id, u.lane_id, u.queue_id, u.priority, u.job_ctid)::offstage_private.parked) filter (where not u.goes),
         array_agg(u.state) filter (where not u.goes),
         array_agg(row (u.run_at, u.job_id, u.lane_id, u.queue_id, u.priority, u.job_ctid)::offstage_private.parked) filter (where u.goes),
         array_agg(u.state) filter (where u.goes), array_agg(u.job_id) filter (where u.goes), array_agg(u.job_ctid) filter (where u.goes)
       into back, back_states, turns, turn_states, turn_ids, turn_ctids
       from (
-        select u.*, u.job_id in (select unnest(turn_ids)) and u.queue_id not in (select unnest(queue_ids)) as goes
+        with head as materialized (
+          select distinct on (t.queue_id) t.queue_id, t.priority, t.run_at, t.job_id from offstage_private.ticket t where t.ctid = any (queued)
+          order by t.queue_id, t.priority, t.run_at, t.job_id
+        )
+        select u.*, u.job_id in (select unnest(turn_ids)) and case when u.queue_id in (select h.queue_id from head h) then
+          (select (h.priority, h.run_at, h.job_id) > (u.priority, u.run_at, u.job_id) from head h where h.queue_id = u.queue_id) else true end as goes
         from unnest(turns, turn_states) u (run_at, job_id, lane_id, queue_id, priority, job_ctid, state)
       ) u;
       if back is not null then
