@@ -109,6 +109,12 @@ func spend(t *testing.T, db *pgtest.DB, super *pgxpool.Pool, web *httptest.Serve
 	var requests atomic.Int64
 	if look {
 		watch(ctx, t, &all, web, &requests)
+		pgtest.Eventually(t, time.Minute, func() error { // the pages have been open for a while: every connection has planned its statements
+			if n := requests.Load(); n < 100 {
+				return fmt.Errorf("%d requests", n)
+			}
+			return nil
+		})
 	}
 	pgtest.Do(t, super, `select public.pg_stat_statements_reset()`)
 	began := time.Now()
