@@ -15,11 +15,11 @@ import (
 // pastDays are those of which there are entries: as many as are kept unless somebody asks otherwise.
 const pastDays = 7
 
-// pastRows says how many entries there are: OFFSTAGE_TEST_HISTORY, 250,000 if not set, which are more pages than any call may touch.
+// pastRows says how many entries there are: OFFSTAGE_TEST_HISTORY, 400,000 if not set.
 func pastRows(t *testing.T) int {
 	text := os.Getenv("OFFSTAGE_TEST_HISTORY")
 	if text == "" {
-		return 250_000
+		return 400_000
 	}
 	n, err := strconv.Atoi(text)
 	if err != nil || n < pastDays {

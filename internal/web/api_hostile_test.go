@@ -282,8 +282,8 @@ func TestLargeAndDeepBodies(t *testing.T) {
 	add := func(payload string) *apiAnswer { return s.call(`POST /jobs {"task": "x", "payload": ` + payload + `}`) }
 	large := `"` + strings.Repeat("x", 1<<20-100) + `"`
 	add(large).is(201)
-	add(`"`+strings.Repeat("x", 2<<20)+`"`).problem(413, isTooLarge, "1048576 bytes")
-	s.call(`POST /queues/x/pause {"a": "`+strings.Repeat("x", 2<<20)+`"}`).problem(404, isNotFound) // it has no body
+	add(`"`+strings.Repeat("x", 5<<20)+`"`).problem(413, isTooLarge, "1048576 bytes")
+	s.call(`POST /queues/x/pause {"a": "`+strings.Repeat("x", 5<<20)+`"}`).problem(404, isNotFound) // it has no body
 	s.call(`POST /jobs/1/cancel {"reason": "`+strings.Repeat("x", 1<<17)+`"}`).problem(413, isTooLarge, "65536 bytes")
 	s.call(`POST /jobs/1/cancel {"reason": "`+strings.Repeat("x", 3000)+`"}`).problem(422, isInvalid, "body.reason")
 
@@ -296,8 +296,8 @@ func TestLargeAndDeepBodies(t *testing.T) {
 
 	// Larger bodies, where somebody wants them.
 	s = newAPISite(t, Config{MaxBody: 8 << 20})
-	id = bodyOf[addedBody](s.call(`POST /jobs {"task": "x", "payload": "`+strings.Repeat("x", 2<<20)+`"}`), 201).ID
-	if a := s.call("GET /jobs/" + id.String()).is(200); len(a.body) < 2<<20 {
+	id = bodyOf[addedBody](s.call(`POST /jobs {"task": "x", "payload": "`+strings.Repeat("x", 5<<20)+`"}`), 201).ID
+	if a := s.call("GET /jobs/" + id.String()).is(200); len(a.body) < 5<<20 {
 		t.Errorf("the job has %d bytes", len(a.body))
 	}
 }
