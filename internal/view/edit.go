@@ -70,14 +70,10 @@ func (db *DB) AddJob(ctx context.Context, by Actor, a Add) (ID, error) {
 	if err != nil {
 		return 0, err
 	}
-	var once *string
-	if a.IdempotencyKey != "" {
-		once = &a.IdempotencyKey
-	}
-	var id ID
-	err = db.As(ctx, by, func(tx pgx.Tx) error {
-		return tx.QueryRow(ctx, db.sql(`select offstage_private.add_once($1, $2::text::json, $3, $4, $5, $6, $7, $8::text[], $9)`),
-			a.Task, payload, a.Queue, a.RunAt, a.MaxAttempts, a.Key, a.Priority, a.Flags, once).Scan(&id)
+	id, err := db.once(ctx, by, a.IdempotencyKey, func(tx pgx.Tx) (id ID, err error) {
+		err = tx.QueryRow(ctx, db.sql(`select offstage_private.add_by_hand($1, $2::text::json, $3, $4, $5, $6, $7, $8::text[])`),
+			a.Task, payload, a.Queue, a.RunAt, a.MaxAttempts, a.Key, a.Priority, a.Flags).Scan(&id)
+		return id, err
 	})
 	if err != nil {
 		return 0, fmt.Errorf("add job: %w", fault(err))

@@ -271,20 +271,14 @@ language sql as $$
   where i.who = offstage_private.actor() ->> 'who' and i.key = done_once.idempotency_key
 $$;
 
--- Adds a job by hand: arguments as in add_job. With an idempotency key, the same caller gets the same id for 24 hours, and nothing is added a
--- second time: see once(). Raises what that and add_job raise.
-create or replace function offstage_private.add_once(
-  identifier text, payload json, queue_name text, run_at timestamptz, max_attempts integer, job_key text, priority integer, flags text[],
-  idempotency_key text default null) returns bigint
+-- Adds a job by hand: arguments as in add_job. Raises what that raises.
+create or replace function offstage_private.add_by_hand(
+  identifier text, payload json, queue_name text, run_at timestamptz, max_attempts integer, job_key text, priority integer, flags text[]) returns bigint
 language plpgsql as $$
 declare
-  new_id bigint := offstage_private.once(idempotency_key);
+  new_id bigint;
 begin
-  if new_id is not null then
-    return new_id;
-  end if;
   select a.id into new_id from offstage.add_job(identifier, payload, queue_name, run_at, max_attempts, job_key, priority, flags) a;
-  perform offstage_private.done_once(idempotency_key, new_id);
   perform offstage_private.note('add', 'job ' || new_id, array[new_id], null,
     json_strip_nulls(json_build_object('task', identifier, 'queue', queue_name, 'key', job_key, 'run_at', run_at, 'priority', priority, 'max_attempts', max_attempts, 'flags', flags)), null);
   return new_id;

@@ -34,4 +34,4 @@ create table offstage_private.idempotency (
   at timestamptz not null,
   primary key (who, key)
 );
-create index idempotency_at on offstage_private.idempotency (at);           -- add_once(): what is old
+create index idempotency_at on offstage_private.idempotency (at);           -- once(): what is old

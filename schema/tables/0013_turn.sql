@@ -3,3 +3,4 @@
 
 drop function if exists offstage.settle(integer, bigint[], bigint[], json[], json[], json, bigint[], tid[], json);  -- gets "turn"
 alter table offstage_private.parked add column job_ctid tid;  -- as in ticket
+drop function if exists offstage_private.add_once(text, json, text, timestamptz, integer, text, integer, text[], text);  -- is add_by_hand(), and once()
