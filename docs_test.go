@@ -225,7 +225,7 @@ func generate(t *testing.T) string {
 
 // workerProtocol are the functions that only workers call.
 var workerProtocol = []string{
-	"claim", "task_settings", "register", "heartbeat", "test_ear", "start_suspect", "report", "sign_off", "settle", "recall", "finish",
+	"claim", "offer_lock", "offer", "task_settings", "register", "heartbeat", "test_ear", "start_suspect", "report", "sign_off", "settle", "recall", "finish",
 	"promote", "rescue", "tidy", "roll_up", "chore_ran",
 	"due_schedules", "tick_schedule", "schedule_failed", "sync_schedules", "saw_schedules",
 }
@@ -514,6 +514,7 @@ Values may be added, never taken away.
 | the job's ´notify_channel´ | ´{"event": "job:complete", "subject": "7", "id": "7", "outcome": "succeeded", "__node__": ["JobRequest", 17]}´ | the job has ended, with whatever outcome. Sent by the transaction that ends it; never has payload, result or error in it. ´__node__´ only where ´notify_node´ was given |
 | ´offstage:settled´ | ´offstage:7´, schema and job | a job that is awaited (´await_job´) has ended |
 | ´offstage:wake´ | the schema | there may be something to claim; for workers |
+| a secret name, one a worker | a job | somebody has added and claimed it for this worker: see [offer](#offer) |
 | ´offstage:due´ | the schema | a job will be due within three seconds, or a queue is to be handed on; for workers |
 | ´offstage:schedule´ | the schema | a schedule was added or changed, or goes on; for workers |
 | ´offstage:cancel´ | the schema | a running job is to stop, or a worker to drain, go on or stop; for workers |

@@ -344,6 +344,8 @@ func TestMigrationBesideOlderWorker(t *testing.T) {
 	pgtest.Do(t, conn, "drop table offstage_private.wish cascade")
 	pgtest.Do(t, conn, "alter table offstage_private.worker drop column deaf_since cascade")
 	pgtest.Do(t, conn, "alter table offstage_private.parked drop column job_ctid")
+	pgtest.Do(t, conn, "drop table offstage_private.offer cascade")
+	pgtest.Do(t, conn, "drop function offstage_private.give()")
 	pgtest.Do(t, conn, "delete from offstage_private.migration where version >= 11")
 	pgtest.Do(t, conn, "drop function offstage.heartbeat(integer, boolean, interval)")
 	pgtest.Do(t, conn, `create function offstage.heartbeat(worker_id integer, draining boolean default false)

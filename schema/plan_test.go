@@ -43,6 +43,10 @@ var hotCalls = []hot{
 	{"force_unlock_workers", `select t.claim(10, 'a')`, `select offstage.force_unlock_workers('{worker-1}')`, 1300}, // looks at all queues, once
 	{"recall", `select t.claim(10, 'a')`, `select offstage.recall(1, null)`, 300},
 	{"add_job", ``, `select offstage.add_job('a')`, 20},
+	{"add_job, an offer is taken", `do $$ begin
+		perform offstage_private.sleep_lock(t.task('a'), true), offstage.offer_lock(1), offstage.offer(1, 'c', t.task('a'));
+		set constraints all immediate;
+	end $$`, `select offstage.add_job('a')`, 40},
 	{"add_job, a key that is there", ``, `select offstage.add_job('a', job_key => 'k')`, 30},
 	{"add_jobs", ``, `select offstage.add_jobs(array[row('a', null, 'q', null, null, null, null, null), row('b', null, null, null, null, 'k', null, null)]::offstage.job_spec[])`, 2300}, // may read all names: there are 1000 queues
 	{"remove_job", ``, `select offstage.remove_job('k')`, 100},

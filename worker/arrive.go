@@ -138,6 +138,8 @@ func (t *turns) resolve(leases []int64) (known []int64) {
 	for l := range t.leases {
 		known = append(known, l)
 	}
+	t.recalling = true
+	t.forget(slices.DeleteFunc(slices.Clone(leases), func(l int64) bool { return slices.Contains(known, l) })...)
 	return append(known, 0)
 }
 

@@ -74,7 +74,9 @@ type turns struct {
 	flying     int           // turns under way
 	leases     map[int64]int // attempts of each that are not settled
 	emptied    []int64       // leases that are to be deleted
-	uncertain  bool          // the answer of a claim was lost
+	uncertain  bool          // the answer of a claim was lost, or what became of an offer
+	recalling  bool          // what is not known is being given back
+	gone       []int64       // leases that were, the last ones
 	unsure     []*arrival    // claims that may not be committed
 	strange    []int64       // leases that a heartbeat has found and nobody knows
 	strangeAt  time.Time
@@ -92,8 +94,10 @@ type turns struct {
 	againAt  time.Time
 	works    [hotAfter]time.Time
 	hotTill  time.Time
-	locked   bool  // the lead's connection holds the sleep locks
-	horizon  int64 // asleep once all transactions before this one have ended; 0: asleep
+	locked   bool      // the lead's connection holds the sleep locks
+	horizon  int64     // asleep once all transactions before this one have ended; 0: asleep
+	offered  bool      // there is an offer, as far as is known
+	offerAt  time.Time // not sooner in a turn of its own
 	lookAt   time.Time
 	looks    int
 	pollAt   time.Time
@@ -116,6 +120,7 @@ type plan struct {
 	batch  []*attempt
 	settle *store.Settle
 	claim  *store.Claim
+	offer  *store.Offer
 	want   int
 	full   bool
 	wakes  int
@@ -167,7 +172,7 @@ func (s *session) turner(which int) error {
 		}
 		var err error
 		if conn == nil {
-			conn, err = s.connectTurner()
+			conn, err = s.connectTurner(lead)
 		}
 		if err == nil {
 			conn, err = s.turn(conn, p, &look)
@@ -189,10 +194,19 @@ func (s *session) turner(which int) error {
 	}
 }
 
-func (s *session) connectTurner() (*pgx.Conn, error) {
+// connectTurner makes a turner's connection. That of the lead holds its locks.
+func (s *session) connectTurner(lead bool) (*pgx.Conn, error) {
 	ctx, cancel := context.WithTimeout(s.base, turnTimeout)
 	defer cancel()
-	return s.w.connect(ctx)
+	conn, err := s.w.connect(ctx)
+	if err != nil || !lead {
+		return conn, err
+	}
+	if err := s.store.LockOffer(ctx, conn, s.id); err != nil {
+		wake.Close(conn)
+		return nil, err
+	}
+	return conn, nil
 }
 
 // turn does what p says, over conn, which it gives up when it fails.
@@ -208,7 +222,7 @@ func (s *session) turn(conn *pgx.Conn, p *plan, look *store.Look) (*pgx.Conn, er
 		return conn, nil
 	}
 	p.sent = time.Now()
-	unsettled, err := s.store.Turn(ctx, conn, p.settle, p.claim, look, func() { s.turns.arrived(p, look) })
+	unsettled, err := s.store.Turn(ctx, conn, p.settle, p.claim, p.offer, look, func() { s.turns.arrived(p, look) })
 	if err != nil {
 		if !isData(err) {
 			wake.Close(conn)
@@ -251,7 +265,7 @@ func (t *turns) next(lead bool) (p *plan, wait time.Duration, done bool) {
 	if t.isOver {
 		return nil, 0, true
 	}
-	if t.stopping.Load() && t.claimed == 0 && t.flying == 0 && len(t.emptied) == 0 && !t.uncertain {
+	if t.stopping.Load() && t.claimed == 0 && t.flying == 0 && len(t.emptied) == 0 && !t.uncertain && !t.offered {
 		t.finish(t.fatal)
 		return nil, 0, true
 	}
@@ -282,7 +296,7 @@ func (t *turns) next(lead bool) (p *plan, wait time.Duration, done bool) {
 		if !hot || batch < joinAt || t.flying == 0 || !(claim || settle && len(t.queue) >= joinAt) || t.locked {
 			return nil, time.Second, false
 		}
-		return t.take(t.plan(now, true, claim, 0)), 0, false
+		return t.take(t.plan(now, true, claim, 0, nil)), 0, false
 	}
 
 	switch {
@@ -296,10 +310,12 @@ func (t *turns) next(lead bool) (p *plan, wait time.Duration, done bool) {
 		if now.Before(t.againAt) {
 			with = claim
 		}
-		return t.take(t.plan(now, settle, with, sleep)), 0, false
+		return t.take(t.plan(now, settle, with, sleep, t.offer())), 0, false
+	case t.offered && !t.offers() && t.flying == 0:
+		return t.take(t.plan(now, false, false, 0, t.offer())), 0, false
 	case t.stopping.Load():
 		if len(t.emptied) > 0 && t.claimed == 0 && t.flying == 0 {
-			return t.take(t.plan(now, true, false, 0)), 0, false
+			return t.take(t.plan(now, true, false, 0, nil)), 0, false
 		}
 		return nil, wait, false
 	case want <= 0 || t.held:
@@ -312,17 +328,17 @@ func (t *turns) next(lead bool) (p *plan, wait time.Duration, done bool) {
 		if due := t.lookAt.Sub(now); due > 0 {
 			return nil, min(wait, due), false
 		}
-		return t.take(t.plan(now, false, true, 0)), 0, false
+		return t.take(t.plan(now, false, true, 0, nil)), 0, false
 	case !t.locked: // falling asleep
 		t.full = true
-		return t.take(t.plan(now, len(t.emptied) > 0, true, 1)), 0, false
+		return t.take(t.plan(now, len(t.emptied) > 0, true, 1, nil)), 0, false
 	case t.full && !now.Before(t.fullDue()), !now.Before(t.pollAt):
 		t.full = true
-		return t.take(t.plan(now, false, true, 2)), 0, false
+		return t.take(t.plan(now, false, true, 2, nil)), 0, false
 	case t.s.once && t.claimed == 0 && t.flying == 0:
 		if !t.idle { // something was settled since the last full look, and may have a ticket again
 			t.full = true
-			return t.take(t.plan(now, false, true, 2)), 0, false
+			return t.take(t.plan(now, false, true, 2, nil)), 0, false
 		}
 		t.finish(nil)
 		return nil, 0, true
@@ -331,7 +347,14 @@ func (t *turns) next(lead bool) (p *plan, wait time.Duration, done bool) {
 			return nil, min(wait, due), false
 		}
 		t.full = true
-		return t.take(t.plan(now, false, true, 2)), 0, false
+		return t.take(t.plan(now, false, true, 2, nil)), 0, false
+	}
+	if o := t.offer(); o != nil && t.flying == 0 {
+		if due := t.offerAt.Sub(now); due <= 0 {
+			return t.take(t.plan(now, false, false, 0, o)), 0, false
+		} else {
+			wait = min(wait, due)
+		}
 	}
 	if t.full {
 		wait = min(wait, t.fullDue().Sub(now))
@@ -370,8 +393,8 @@ func (t *turns) fullDue() time.Time {
 	return t.fullAt.Add(fullShare * t.fullCost)
 }
 
-func (t *turns) plan(now time.Time, settle, claim bool, sleep int) *plan {
-	p := &plan{began: now, wakes: t.wakes}
+func (t *turns) plan(now time.Time, settle, claim bool, sleep int, offer *store.Offer) *plan {
+	p := &plan{began: now, wakes: t.wakes, offer: offer}
 	if settle {
 		n := min(len(t.queue), maxBatch)
 		if t.single {
@@ -405,7 +428,7 @@ func (t *turns) recalled() {
 	t.s.mu.Lock()
 	defer t.s.mu.Unlock()
 	t.flying--
-	t.uncertain = false
+	t.uncertain, t.recalling = false, false
 	t.more, t.full = true, true
 }
 
@@ -420,6 +443,9 @@ func (t *turns) done(p *plan, unsettled []store.Verdict, look *store.Look) {
 	}
 	if p.claim != nil {
 		t.looked(p, look, time.Now())
+	}
+	if p.offer != nil {
+		t.offerDone(p.offer)
 	}
 	wakeLead := len(t.queue) > 0 || t.stopping.Load() || t.uncertain
 	flood := t.batch() >= joinAt && t.more
@@ -474,12 +500,7 @@ func (t *turns) looked(p *plan, look *store.Look, now time.Time) {
 		t.full = true // what was busy may have been left behind the marks
 	}
 	if got > 0 {
-		first := t.works[0]
-		copy(t.works[:], t.works[1:])
-		t.works[hotAfter-1] = now
-		if now.Before(t.hotTill) || now.Sub(first) < hotWithin || got >= joinAt {
-			t.hotTill = now.Add(hotFor)
-		}
+		t.worked(got, now)
 		t.looks = 0
 	}
 	t.idle = p.full && short && got == 0 && p.wakes == t.wakes
@@ -501,11 +522,22 @@ func (t *turns) looked(p *plan, look *store.Look, now time.Time) {
 	t.pollAt = now.Add(t.s.cfg.PollInterval - time.Duration(now.UnixNano()%int64(t.s.cfg.PollInterval/5+1)))
 }
 
+// worked notes that a claim has brought so many jobs.
+func (t *turns) worked(got int, now time.Time) {
+	first := t.works[0]
+	copy(t.works[:], t.works[1:])
+	t.works[hotAfter-1] = now
+	if now.Before(t.hotTill) || now.Sub(first) < hotWithin || got >= joinAt {
+		t.hotTill = now.Add(hotFor)
+	}
+}
+
 // failed puts a turn's work back.
 func (t *turns) failed(p *plan, err error, lead bool) {
 	t.s.mu.Lock()
 	defer t.s.mu.Unlock()
 	t.flying--
+	t.recalling = false
 	if !p.landed {
 		t.wantFlying -= p.want
 	}
@@ -516,7 +548,7 @@ func (t *turns) failed(p *plan, err error, lead bool) {
 		t.uncertain = true
 	}
 	if lead && !isData(err) {
-		t.locked = false // gone with the connection
+		t.locked, t.offered = false, false // gone with the connection
 	}
 	t.queue = append(slices.Clone(p.batch), t.queue...)
 	if p.settle != nil {

@@ -26,6 +26,22 @@ type ear struct {
 	out   int        // sent since the last one that came back
 	lost  int        // so many of them have had their time
 	since time.Time  // when the first of them was sent
+	hear  bool       // one has come back over this connection
+}
+
+// connected is called when the listener has a new connection: it is tested at once.
+func (e *ear) connected() {
+	e.mu.Lock()
+	e.hear = false
+	e.mu.Unlock()
+	kick(e.test)
+}
+
+// hears is true when notifications arrive, as far as is known.
+func (e *ear) hears() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.hear && e.lost < earLost
 }
 
 // deaf is for how long the worker has heard nothing; 0: it hears, as far as it knows. It counts tests instead of looking at the clock,
@@ -49,12 +65,13 @@ func (e *ear) add(n int) {
 	e.out = max(e.out+n, 0)
 }
 
-// heard answers how many tests were lost before.
-func (e *ear) heard() (lost int) {
+// heard answers how many tests were lost before, and whether this is the first over its connection.
+func (e *ear) heard() (lost int, first bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	lost, e.out, e.lost = e.lost, 0, 0
-	return lost
+	lost, first = e.lost, !e.hear
+	e.out, e.lost, e.hear = 0, 0, true
+	return lost, first
 }
 
 // judge is called when what was sent has had its time. It answers how many tests are lost, and were before.
@@ -118,8 +135,12 @@ func (s *session) sendTest(ctx context.Context) error {
 
 // heardTest is called by the listener.
 func (s *session) heardTest() {
-	if s.ear.heard() >= earLost {
+	lost, first := s.ear.heard()
+	if lost >= earLost {
 		s.log.Info("notifications arrive again")
 		kick(s.beatNow)
+	}
+	if first || lost >= earLost {
+		kick(s.turns.kicks[0]) // it may make an offer now
 	}
 }

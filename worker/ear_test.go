@@ -35,7 +35,7 @@ func TestEar(t *testing.T) {
 			t.Errorf("%d and %d tests are lost, expected 1 and 2", before, lost)
 		}
 		check(time.Hour + time.Second)
-		if lost := e.heard(); lost != 2 {
+		if lost, _ := e.heard(); lost != 2 {
 			t.Errorf("%d were lost, expected 2", lost)
 		}
 		check(0)
@@ -51,7 +51,7 @@ func TestEar(t *testing.T) {
 // Nobody looks for jobs because of a test, neither the worker itself nor others.
 func TestEarWakesNobody(t *testing.T) {
 	t.Parallel()
-	s := &session{id: 7, cfg: Config{Schema: "offstage"}, ear: ear{test: make(chan struct{}, 1)}, chore: make(chan struct{}, 1), beatNow: make(chan struct{}, 1)}
+	s := &session{id: 7, cfg: Config{Schema: "offstage"}, ear: ear{test: make(chan struct{}, 1), hear: true}, chore: make(chan struct{}, 1), beatNow: make(chan struct{}, 1)}
 	s.turns.init(s)
 	s.ear.add(1)
 	wakes := s.turns.wakes

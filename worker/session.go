@@ -31,7 +31,7 @@ var errDeclaredDead = errors.New("declared dead")
 //	reporter      sends the logs and the progress of running attempts              report.go
 //	watchdog      stops claiming, then cancels attempts, while no heartbeat lands  beat.go
 //	chores        promote, ticks, rescue, statistics, tidy, indexes                 internal/maintain
-//	listener      wakes                                                            internal/wake
+//	listener      wakes, and jobs that were claimed for the worker                 internal/wake, offer.go
 //	ear           tests now and then whether notifications arrive                  ear.go
 //
 // Fields under mu belong to whoever holds it; the others say who writes them.
@@ -61,6 +61,7 @@ type session struct {
 	beatNow   chan struct{}
 	telling   chan struct{} // kicks the reporter
 	chore     chan struct{} // kicks promote
+	given     string        // the channel on which jobs arrive that somebody has claimed for the worker
 	ear       ear
 
 	mu    sync.Mutex
@@ -106,6 +107,7 @@ func (w *Worker) open(ctx context.Context, wanted store.Wish) (*session, error) 
 		beatNow: make(chan struct{}, 1),
 		telling: make(chan struct{}, 1),
 		chore:   make(chan struct{}, 1),
+		given:   store.OfferChannel(),
 		ear:     ear{test: make(chan struct{}, 1)},
 	}
 	s.period.Store(int64(r.Period))
@@ -167,7 +169,7 @@ func (s *session) run(ctx context.Context, once bool) error {
 	}
 	keepers.Go(func() error { return chores.Run(alive) })
 	listener := wake.Listener{
-		Connect: s.w.connect, Channels: []string{"offstage:wake", "offstage:due", "offstage:cancel", "offstage:schedule", store.EarChannel(s.id)}, On: s.heard, Log: s.log,
+		Connect: s.w.connect, Channels: []string{s.given, "offstage:wake", "offstage:due", "offstage:cancel", "offstage:schedule", store.EarChannel(s.id)}, On: s.heard, Log: s.log,
 	}
 	keepers.Go(func() error { return listener.Run(alive) })
 	if !once {
@@ -215,7 +217,7 @@ func (s *session) lastWords() {
 	defer cancel()
 	conn, err := s.w.connect(ctx)
 	if err == nil {
-		_, err = s.store.Turn(ctx, conn, p.settle, nil, &store.Look{}, nil)
+		_, err = s.store.Turn(ctx, conn, p.settle, nil, nil, &store.Look{}, nil)
 		wake.Close(conn)
 	}
 	if err != nil {
@@ -294,8 +296,12 @@ func (s *session) runningNow() (n int) {
 	return n
 }
 
-// heard gets notifications; their payload is the schema.
+// heard gets notifications; their payload is the schema, or a job.
 func (s *session) heard(channel, payload string) {
+	if channel == s.given {
+		s.take(payload)
+		return
+	}
 	if channel != "" && payload != s.cfg.Schema {
 		return
 	}
@@ -312,7 +318,8 @@ func (s *session) heard(channel, payload string) {
 	case store.EarChannel(s.id):
 		s.heardTest()
 	default: // connected: anything may have been missed
-		kick(s.ear.test)
+		s.ear.connected()
+		s.turns.missed()
 		s.w.ticker.Look()
 		kick(s.chore)
 		s.wakeUp()

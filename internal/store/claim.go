@@ -65,11 +65,11 @@ type Look struct {
 	ends     []int
 }
 
-// Turn is one round trip and one transaction: it settles, if there is something to settle, and claims, if there is
-// something to claim, into look, which is emptied before. The claimed jobs arrive before the transaction is
+// Turn is one round trip and one transaction: it settles, if there is something to settle, claims, if there is
+// something to claim, into look, which is emptied before, and makes or takes back an offer. The claimed jobs arrive before the transaction is
 // committed: arrived is called then, while the server still waits for its disk. Only when Turn returns nil is
 // anything of it true.
-func (s *Store) Turn(ctx context.Context, conn *pgx.Conn, settle *Settle, claim *Claim, look *Look, arrived func()) (unsettled []Verdict, err error) {
+func (s *Store) Turn(ctx context.Context, conn *pgx.Conn, settle *Settle, claim *Claim, offer *Offer, look *Look, arrived func()) (unsettled []Verdict, err error) {
 	*look = Look{Jobs: look.Jobs[:0], Marks: look.Marks[:0], size: look.size, ends: look.ends[:0]}
 	p, err := s.pipeline(ctx, conn)
 	if err != nil {
@@ -80,6 +80,9 @@ func (s *Store) Turn(ctx context.Context, conn *pgx.Conn, settle *Settle, claim 
 	}
 	if claim != nil {
 		p.send(&s.claim, claim.args())
+	}
+	if offer != nil {
+		p.send(&s.offer, offer.args())
 	}
 	if err := p.flush(); err != nil {
 		return nil, Fault(err)
@@ -94,6 +97,9 @@ func (s *Store) Turn(ctx context.Context, conn *pgx.Conn, settle *Settle, claim 
 			look.slice()
 			arrived()
 		}
+	}
+	if offer != nil {
+		p.read(func(row [][]byte) { offer.Stood = readBool(row[0]) })
 	}
 	return unsettled, Fault(p.close())
 }

@@ -35,8 +35,8 @@ type pipeline struct {
 func (s *Store) pipeline(ctx context.Context, conn *pgx.Conn) (*pipeline, error) {
 	p := &pipeline{conn: conn}
 	if conn.Config().DefaultQueryExecMode == pgx.QueryExecModeCacheStatement {
-		p.prepared = make(map[string]*pgconn.StatementDescription, 2)
-		for _, c := range []*call{&s.settle, &s.claim} {
+		p.prepared = make(map[string]*pgconn.StatementDescription, 3)
+		for _, c := range []*call{&s.settle, &s.claim, &s.offer} {
 			statement, err := conn.Prepare(ctx, c.name, c.sql) // asks the server the first time only
 			if err != nil {
 				return nil, err

@@ -19,6 +19,7 @@ type Store struct {
 	schema string
 	claim  call
 	settle call
+	offer  call
 }
 
 // New makes a store. The name of the schema must have been checked.
@@ -33,6 +34,7 @@ func New(schema string) *Store {
 		settle: newCall("offstage_settle", `select claim, job_id, verdict from `+schema+`.settle($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`,
 			pgtype.Int4OID, pgtype.Int8ArrayOID, pgtype.Int8ArrayOID, pgtype.JSONArrayOID,
 			pgtype.JSONArrayOID, pgtype.JSONOID, pgtype.Int8ArrayOID, pgtype.TIDArrayOID, pgtype.JSONOID, pgtype.BoolOID),
+		offer: newCall("offstage_offer", `select `+schema+`.offer($1, $2, $3)`, pgtype.Int4OID, pgtype.TextOID, pgtype.Int4ArrayOID),
 	}
 }
 

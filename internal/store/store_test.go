@@ -69,11 +69,11 @@ func TestFaultsOfCalls(t *testing.T) {
 			return err
 		},
 		"claim": func(s *store.Store, c *pgx.Conn) error {
-			_, err := s.Turn(ctx, c, nil, none, &store.Look{}, func() {})
+			_, err := s.Turn(ctx, c, nil, none, nil, &store.Look{}, func() {})
 			return err
 		},
 		"settle": func(s *store.Store, c *pgx.Conn) error {
-			_, err := s.Turn(ctx, c, &store.Settle{}, nil, &store.Look{}, func() {})
+			_, err := s.Turn(ctx, c, &store.Settle{}, nil, nil, &store.Look{}, func() {})
 			return err
 		},
 		"heartbeat": func(s *store.Store, c *pgx.Conn) error { _, err := s.Heartbeat(ctx, c, 404, false, 0); return err },
@@ -156,7 +156,7 @@ func TestTurnIsOneTransaction(t *testing.T) {
 		t.Fatal(err)
 	}
 	var look store.Look
-	_, err = s.Turn(ctx, conn, nil, &store.Claim{Worker: r.Worker, Want: 5, Tasks: r.Tasks}, &look, func() {})
+	_, err = s.Turn(ctx, conn, nil, &store.Claim{Worker: r.Worker, Want: 5, Tasks: r.Tasks}, nil, &look, func() {})
 	if err != nil || len(look.Jobs) != 1 {
 		t.Fatalf("claimed %+v, %v", look, err)
 	}
@@ -168,7 +168,7 @@ func TestTurnIsOneTransaction(t *testing.T) {
 	if _, err := conn.Exec(ctx, "select offstage.add_job('t')"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Turn(ctx, conn, done, &store.Claim{Worker: 404, Want: 1, Tasks: r.Tasks}, &store.Look{}, func() {}); !errors.Is(err, offstage.ErrLost) {
+	if _, err := s.Turn(ctx, conn, done, &store.Claim{Worker: 404, Want: 1, Tasks: r.Tasks}, nil, &store.Look{}, func() {}); !errors.Is(err, offstage.ErrLost) {
 		t.Errorf("a claim of an unknown worker: %v", err)
 	}
 	left := func() (n int) {
@@ -182,12 +182,12 @@ func TestTurnIsOneTransaction(t *testing.T) {
 		t.Error("the settle has happened, though the claim of its transaction failed")
 	}
 	for range 2 { // the answer of the first may have been lost
-		if unsettled, err := s.Turn(ctx, conn, done, nil, &store.Look{}, func() {}); err != nil || len(unsettled) != 0 || left() != 1 {
+		if unsettled, err := s.Turn(ctx, conn, done, nil, nil, &store.Look{}, func() {}); err != nil || len(unsettled) != 0 || left() != 1 {
 			t.Errorf("settled: %+v unsettled, %v", unsettled, err)
 		}
 	}
 	done.Claims[0] += 1024 // a claim that this worker never had
-	if unsettled, err := s.Turn(ctx, conn, done, nil, &store.Look{}, func() {}); err != nil || len(unsettled) != 1 || unsettled[0].Verdict != "lost" {
+	if unsettled, err := s.Turn(ctx, conn, done, nil, nil, &store.Look{}, func() {}); err != nil || len(unsettled) != 1 || unsettled[0].Verdict != "lost" {
 		t.Errorf("another claim's result: %+v, %v", unsettled, err)
 	}
 }

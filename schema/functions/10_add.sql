@@ -206,7 +206,9 @@ begin
     with added as (insert into offstage_private.job select new.* returning ctid)
     insert into offstage_private.ticket (run_at, job_id, lane_id, queue_id, priority, job_ctid)
     select new.run_at, new.id, new.lane_id, new.queue_id, new.priority, a.ctid from added a;
-    perform offstage_private.wake(task);
+    if offstage_private.asleep(task) and not offstage_private.take_offer(new) then
+      perform pg_notify('offstage:wake', 'offstage');
+    end if;
   else
     insert into offstage_private.job select new.*;
     perform offstage_private.place(new, offstage_private.clock());

@@ -4,8 +4,9 @@
 --
 --   0. bulk        bulk_step: skip locked, its own row
 --      schedule    tick: skip locked; callers who change one: blocking, one at a time, and before anything else
---   1. worker      settle: key share; heartbeat: no key update; rescue: update, skip locked; claim: key share, skip
---                  locked, at its end
+--      offer       add: skip locked, until its commit; worker: skip locked; give: has it already
+--   1. worker      settle: key share; heartbeat: no key update; rescue: update, skip locked; claim and give: key share, skip
+--                  locked, at their end
 --   2. lease       rescue: update, skip locked; a worker's own settle deletes it
 --   3. job         settle: plain jobs by delete (nobody else locks them while they run), keyed ones skip locked;
 --                  rescue skip locked; keyed add, remove_job and admin: blocking, in the order of the keys

@@ -188,6 +188,8 @@ begin
   if found then
     perform offstage.recall(worker_id, null);
   end if;
+  delete from offstage_private.offer o
+  where o.ctid = any (array(select p.ctid from offstage_private.offer p where p.worker_id = sign_off.worker_id for update skip locked));
   delete from offstage_private.worker w
   where w.id = sign_off.worker_id and not exists (select from offstage_private.lease l where l.worker_id = w.id);
   if not found then

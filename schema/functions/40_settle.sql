@@ -343,6 +343,8 @@ declare
   slot_claims bigint[] := '{}';
   slot_queues integer[] := '{}';
   settled bigint[];
+  complete boolean;      -- everything is settled
+  rare boolean;          -- there are endings that are: lost, finished, or of an attempt that has called finish()
   batch record;
   t integer;
 begin
@@ -430,20 +432,19 @@ begin
 
   -- 2. Everything else, one row at a time where it matters: a caller may hold the row of a keyed job.
   if n > 0 or endings is not null then
-    with x as (
+    with x as materialized (
       select u.claim, u.job_id, 'succeed' as ending, null::text as error, null::double precision as delay, null::json as payload, u.log, u.result,
-        null::double precision as wait, null::double precision as run
+        null::double precision as wait, null::double precision as run, null::integer as queue_id
       from unnest(claims, job_ids, results, logs) u (claim, job_id, result, log) where n > 0
       union all
-      select e.claim, e.job_id, e.ending, e.error, e.delay, e.payload, e.log, null, e.wait, e.run
+      select e.claim, e.job_id, e.ending, e.error, e.delay, e.payload, e.log, null, e.wait, e.run, e.queue_id
       from json_to_recordset(coalesce(endings, '[]'))
-        e (claim bigint, job_id bigint, ending text, error text, delay double precision, payload json, log json, wait double precision, run double precision)
-      where e.ending not in ('finished', 'lost')
+        e (claim bigint, job_id bigint, ending text, error text, delay double precision, payload json, log json, wait double precision, run double precision, queue_id integer)
     ), held as (
       -- = any (array[…]), here and below: no merge join comes into question, which reads the whole index where the planner
       -- believes that there is nothing. + 0: as above.
       select x.*, l.claimed_at from x join offstage_private.lease l on l.claim = any (array[x.claim & -1024])
-      where l.worker_id + 0 = settle.worker_id and l.job_ids[(x.claim & 1023)::integer] = x.job_id
+      where l.worker_id + 0 = settle.worker_id and l.job_ids[(x.claim & 1023)::integer] = x.job_id and x.ending not in ('finished', 'lost')
     ), locked as materialized (
       select j as job, h.claim, h.claimed_at, h.ending, h.error, h.delay, h.payload, h.log, h.result, h.wait, h.run
       from held h join offstage_private.job j on j.id = any (array[h.job_id])
@@ -521,9 +522,12 @@ begin
         filter (where (d.job).notify_channel is not null and d.outcome in ('succeeded', 'failed', 'cancelled')) as told,
       array_agg((d.job).task_id) as count_tasks, array_agg((d.job).queue_id) as count_queues, array_agg(d.outcome) as count_outcomes,
       array_agg(case when d.outcome <> 'released' then coalesce(d.wait, offstage_private.seconds(greatest((d.job).run_at, (d.job).added_at), d.claimed_at)) end) as waits,
-      array_agg(case when d.outcome <> 'released' then coalesce(d.run, offstage_private.seconds(d.claimed_at, at)) end) as runs
+      array_agg(case when d.outcome <> 'released' then coalesce(d.run, offstage_private.seconds(d.claimed_at, at)) end) as runs,
+      (select count(*) from x) as n, (select bool_or(x.ending in ('finished', 'lost') or x.queue_id is not null) from x) as rare
     into batch from decided d;
     settled := batch.settled;
+    rare := batch.rare;
+    complete := cardinality(settled) = batch.n;
     if settled is not null then
       perform offstage_private.count_ended(at, batch.count_tasks, batch.count_queues, batch.count_outcomes, batch.waits, batch.runs);
     end if;
@@ -538,61 +542,65 @@ begin
       end loop;
     end if;
 
-    -- Attempts that began before their claim was committed, which it never was. The job may have run again, and ended, since.
-    with lost as (
-      insert into offstage_private.history
-        (settled_at, job_id, claim, added_at, run_at, task_id, queue_id, worker_id, attempt, priority, outcome, key, error, fingerprint)
-      select at, e.job_id, e.claim, j.added_at, j.run_at, j.task_id, j.queue_id, settle.worker_id, j.attempt, j.priority, 'rescued', j.key, e.error,
-        offstage_private.fingerprint((select t.name from offstage_private.task t where t.id = j.task_id), e.error)
-      from json_to_recordset(coalesce(endings, '[]')) e (claim bigint, job_id bigint, ending text, error text)
+    if rare then
+      -- Attempts that began before their claim was committed, which it never was. The job may have run again, and ended, since.
+      with lost as (
+        insert into offstage_private.history
+          (settled_at, job_id, claim, added_at, run_at, task_id, queue_id, worker_id, attempt, priority, outcome, key, error, fingerprint)
+        select at, e.job_id, e.claim, j.added_at, j.run_at, j.task_id, j.queue_id, settle.worker_id, j.attempt, j.priority, 'rescued', j.key, e.error,
+          offstage_private.fingerprint((select t.name from offstage_private.task t where t.id = j.task_id), e.error)
+        from json_to_recordset(coalesce(endings, '[]')) e (claim bigint, job_id bigint, ending text, error text)
+        cross join lateral (
+          select k.added_at, k.run_at, k.task_id, k.queue_id, k.attempts + 1 as attempt, k.priority, k.key
+          from offstage_private.job k where k.id = e.job_id
+          union all
+          select h.added_at, h.run_at, h.task_id, h.queue_id, h.attempt, h.priority, h.key
+          from offstage_private.history h where h.job_id = e.job_id
+          limit 1
+        ) j
+        where e.ending = 'lost'
+        returning task_id, queue_id, outcome
+      )
+      insert into offstage_private.statistic_raw (ended_at, task_id, queue_id, outcome, n, waits, runs)
+      select at, l.task_id, offstage_private.statistic_queue(l.queue_id), l.outcome, 1, '{}', '{}' from lost l;
+
+      -- Lines of attempts whose own handler's transaction has ended the job, if history has kept it.
+      insert into offstage_private.log (at, job_id, claim, n, attempt, level, message, attrs)
+      select h.claimed_at + x.after, h.job_id, h.claim, x.n, h.attempt, x.level, x.message, x.attrs
+      from json_to_recordset(coalesce(endings, '[]')) e (claim bigint, job_id bigint, ending text, log json)
       cross join lateral (
-        select k.added_at, k.run_at, k.task_id, k.queue_id, k.attempts + 1 as attempt, k.priority, k.key
-        from offstage_private.job k where k.id = e.job_id
-        union all
-        select h.added_at, h.run_at, h.task_id, h.queue_id, h.attempt, h.priority, h.key
-        from offstage_private.history h where h.job_id = e.job_id
-        limit 1
-      ) j
-      where e.ending = 'lost'
-      returning task_id, queue_id, outcome
-    )
-    insert into offstage_private.statistic_raw (ended_at, task_id, queue_id, outcome, n, waits, runs)
-    select at, l.task_id, offstage_private.statistic_queue(l.queue_id), l.outcome, 1, '{}', '{}' from lost l;
+        select h.* from offstage_private.history h
+        where h.job_id = e.job_id and h.claim = e.claim and h.worker_id = settle.worker_id and h.outcome = 'succeeded' limit 1
+      ) h
+      cross join lateral offstage_private.log_lines(e.log) x
+      where e.ending = 'finished'
+      on conflict do nothing;
 
-    -- Lines of attempts whose own handler's transaction has ended the job, if history has kept it.
-    insert into offstage_private.log (at, job_id, claim, n, attempt, level, message, attrs)
-    select h.claimed_at + x.after, h.job_id, h.claim, x.n, h.attempt, x.level, x.message, x.attrs
-    from json_to_recordset(coalesce(endings, '[]')) e (claim bigint, job_id bigint, ending text, log json)
-    cross join lateral (
-      select h.* from offstage_private.history h
-      where h.job_id = e.job_id and h.claim = e.claim and h.worker_id = settle.worker_id and h.outcome = 'succeeded' limit 1
-    ) h
-    cross join lateral offstage_private.log_lines(e.log) x
-    where e.ending = 'finished'
-    on conflict do nothing;
+      -- Slots of jobs that their own handler's transaction has ended: such an ending names the queue.
+      select array_agg(e.claim) as slot_claims, array_agg(e.queue_id) as slot_queues into batch
+      from json_to_recordset(coalesce(endings, '[]')) e (claim bigint, job_id bigint, ending text, queue_id integer)
+      join offstage_private.lease l on l.claim = any (array[e.claim & -1024])
+      where e.queue_id is not null and l.worker_id + 0 = settle.worker_id and l.job_ids[(e.claim & 1023)::integer] = e.job_id
+        and not exists (select from offstage_private.job j where j.id = e.job_id and j.released_claim < e.claim);
+      slot_claims := slot_claims || batch.slot_claims;
+      slot_queues := slot_queues || batch.slot_queues;
+    end if;
 
-    -- Slots of jobs that their own handler's transaction has ended: such an ending names the queue.
-    select array_agg(e.claim) as slot_claims, array_agg(e.queue_id) as slot_queues into batch
-    from json_to_recordset(coalesce(endings, '[]')) e (claim bigint, job_id bigint, ending text, queue_id integer)
-    join offstage_private.lease l on l.claim = any (array[e.claim & -1024])
-    where e.queue_id is not null and l.worker_id + 0 = settle.worker_id and l.job_ids[(e.claim & 1023)::integer] = e.job_id
-      and not exists (select from offstage_private.job j where j.id = e.job_id and j.released_claim < e.claim);
-    slot_claims := slot_claims || batch.slot_claims;
-    slot_queues := slot_queues || batch.slot_queues;
-
-    return query
-      select x.claim, x.job_id,
-        case when l.claim is not null then 'busy' else 'lost' end
-      from (
-        select u.claim, u.job_id from unnest(claims, job_ids) u (claim, job_id) where n > 0
-        union all
-        select e.claim, e.job_id from json_to_recordset(coalesce(endings, '[]')) e (claim bigint, job_id bigint, ending text) where e.ending <> 'lost'
-      ) x
-      left join offstage_private.job j on j.id = any (array[x.job_id]) and j.released_claim < x.claim
-      left join offstage_private.lease l on l.claim = any (array[x.claim & -1024]) and l.worker_id + 0 = settle.worker_id
-        and l.job_ids[(x.claim & 1023)::integer] = x.job_id
-      where (l.claim is not null and j.id is not null)   -- ours, and still there: somebody holds the row
-        or (l.claim is null);                             -- not ours (any more)
+    if complete is not true then
+      return query
+        select x.claim, x.job_id,
+          case when l.claim is not null then 'busy' else 'lost' end
+        from (
+          select u.claim, u.job_id from unnest(claims, job_ids) u (claim, job_id) where n > 0
+          union all
+          select e.claim, e.job_id from json_to_recordset(coalesce(endings, '[]')) e (claim bigint, job_id bigint, ending text) where e.ending <> 'lost'
+        ) x
+        left join offstage_private.job j on j.id = any (array[x.job_id]) and j.released_claim < x.claim
+        left join offstage_private.lease l on l.claim = any (array[x.claim & -1024]) and l.worker_id + 0 = settle.worker_id
+          and l.job_ids[(x.claim & 1023)::integer] = x.job_id
+        where (l.claim is not null and j.id is not null)   -- ours, and still there: somebody holds the row
+          or (l.claim is null);                             -- not ours (any more)
+    end if;
   end if;
 
   if waited then

@@ -239,6 +239,11 @@ begin
   where o.worker_id = any (array(select x.worker_id from offstage_private.wish x
     where not exists (select from offstage_private.worker w where w.id = x.worker_id and w.dead_at is null) for update of x skip locked));
 
+  delete from offstage_private.offer o
+  where o.ctid = any (array(
+    select p.ctid from offstage_private.offer p
+    where not exists (select from offstage_private.worker w where w.id = p.worker_id and w.dead_at is null) for update of p skip locked));
+
   perform set_config('lock_timeout', '200ms', true);
   perform offstage_private.drop_days('history', 'settled_at', at, keep_days);
   perform offstage_private.drop_days('log', 'at', at, keep_days);
