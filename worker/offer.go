@@ -50,7 +50,7 @@ func (t *turns) offerDone(o *store.Offer) {
 	}
 }
 
-// missed says that notifications may have been lost: the offer may have been taken.
+// missed says that notifications are lost, or may be: the offer may have been taken.
 func (t *turns) missed() {
 	t.s.mu.Lock()
 	t.uncertain = t.uncertain || t.offered
@@ -58,11 +58,13 @@ func (t *turns) missed() {
 	t.s.mu.Unlock()
 }
 
-// take starts a job that was added and claimed for this worker.
-func (s *session) take(text string) {
+// givenJob starts a job that was added and claimed for this worker.
+func (s *session) givenJob(text string) {
 	c, err := store.ReadGiven(text)
-	if err != nil { // the lease is found by heartbeats
-		s.log.Error("cannot read a notification", "error", err)
+	if err != nil {
+		s.log.Error("cannot read the job that a notification carries: it is given back", "error", err)
+		s.turns.missed()
+		kick(s.turns.kicks[0])
 		return
 	}
 	from := &arrival{at: time.Now(), over: closed}

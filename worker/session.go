@@ -299,7 +299,7 @@ func (s *session) runningNow() (n int) {
 // heard gets notifications; their payload is the schema, or a job.
 func (s *session) heard(channel, payload string) {
 	if channel == s.given {
-		s.take(payload)
+		s.givenJob(payload)
 		return
 	}
 	if channel != "" && payload != s.cfg.Schema {

@@ -85,7 +85,7 @@ create or replace function offstage_private.add_keyed(
   new offstage_private.job, job_key_mode text, with_payload boolean) returns offstage_private.job
 language plpgsql as $$
 declare
-  dedupe boolean := job_key_mode = 'unsafe_dedupe';
+  dedupe boolean := coalesce(job_key_mode = 'unsafe_dedupe', false);  -- null is allowed
   serializable boolean := current_setting('transaction_isolation') = 'serializable';
   fresh boolean;
   found_job record;  -- the row and where it is; locked, so that it stays there

@@ -61,7 +61,8 @@ end $$;
 -- transaction has thought better of it, leaves the offer as it was. With the owner's rights, because at a commit nobody knows any more which function
 -- has added. Nothing may fail here that a claim would not fail of: the transaction would.
 create or replace function offstage_private.give() returns trigger
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off  -- of tables that were empty when the plan was made
 as $$
 declare
   at timestamptz := offstage_private.clock();
