@@ -523,7 +523,7 @@ Notifications are hints: listen first, then look (´job_status´), and look now 
 
 ## Rights
 
-The functions run with the rights of their caller (´security invoker´), and nobody but the owner of the schemas has rights on the
+The functions run with the rights of their caller (´security invoker´; only what an add leaves to its commit runs with the owner's), and nobody but the owner of the schemas has rights on the
 tables. So a role that may add jobs, of some kind, gets a function of yours for that. It must set ´search_path´, or its caller
 could put functions of his own in the place of PostgreSQL's:
 
