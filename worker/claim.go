@@ -429,6 +429,7 @@ func (t *turns) recalled() {
 	defer t.s.mu.Unlock()
 	t.flying--
 	t.uncertain, t.recalling = false, false
+	t.offered = false // it may have been taken by what was given back; offering again costs little
 	t.more, t.full = true, true
 }
 

@@ -116,8 +116,8 @@ func TestOfferOfWhichNobodyHears(t *testing.T) {
 	if st := s.outcome(id); st.Outcome != offstage.OutcomeSucceeded || st.Attempt != 1 {
 		t.Errorf("the job: %+v", st)
 	}
-	s.exec("select pg_catalog.pg_notify($1, $2)", channel, late.Payload)
 	s.offered(1)
+	s.exec("select pg_catalog.pg_notify($1, $2)", channel, late.Payload)
 	s.outcome(s.add("a", nil))
 	if n := ran.Load(); n != 2 {
 		t.Errorf("two jobs ran %d times", n)
