@@ -74,18 +74,19 @@ language sql immutable as $$
   select case when cardinality(flags) > 0 then (select jsonb_object_agg(f, true) from unnest(flags) f) end
 $$;
 
--- True while a worker of this task sleeps. It holds the advisory lock (schema, task) shared then, on its session: so an exclusive
--- try fails exactly while somebody sleeps, and only then a NOTIFY is worth its price (it serialises commits). Called after
--- the ticket was written: a worker that fell asleep later waits until transactions as old as ours have ended (claim(), "awake_after").
-create or replace function offstage_private.asleep(of_task integer) returns boolean
+-- True while a session holds the advisory lock (schema, key) shared: then, and only then, an exclusive try fails.
+create or replace function offstage_private.is_locked(key integer) returns boolean
 language sql volatile as $$  -- one expression, so that it becomes part of the statement that calls it, as in wake()
-  select case when pg_try_advisory_lock(hashtext('offstage'), of_task) then not pg_advisory_unlock(hashtext('offstage'), of_task) else true end
+  select case when pg_try_advisory_lock(hashtext('offstage'), key) then not pg_advisory_unlock(hashtext('offstage'), key) else true end
 $$;
 
--- Tells sleeping workers that there is a ticket of this task.
+-- Tells sleeping workers that there is a ticket of this task. A worker that goes to sleep holds the advisory lock
+-- (schema, task) shared, on its session; only while somebody sleeps is a NOTIFY worth its price (it serialises commits).
+-- Called after the ticket was written: a worker that fell asleep later waits until transactions as old as ours have ended
+-- (claim(), "awake_after").
 create or replace function offstage_private.wake(of_task integer) returns void
 language sql volatile as $$
-  select case when offstage_private.asleep(of_task) then pg_notify('offstage:wake', 'offstage') end
+  select case when offstage_private.is_locked(of_task) then pg_notify('offstage:wake', 'offstage') end
 $$;
 
 -- Gives a job that may run a place, and answers where it is: a ticket, or a row in scheduled while its time has not come.

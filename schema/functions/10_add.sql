@@ -206,7 +206,7 @@ begin
     with added as (insert into offstage_private.job select new.* returning ctid)
     insert into offstage_private.ticket (run_at, job_id, lane_id, queue_id, priority, job_ctid)
     select new.run_at, new.id, new.lane_id, new.queue_id, new.priority, a.ctid from added a;
-    if offstage_private.asleep(task) and not offstage_private.take_offer(new) then
+    if offstage_private.is_locked(task) and not offstage_private.take_offer(new) then  -- somebody sleeps: see wake()
       perform pg_notify('offstage:wake', 'offstage');
     end if;
   else

@@ -50,9 +50,7 @@ begin
   end if;
   update offstage_private.offer o set open = false, job_id = new.id where o.ctid = any (array(
     select p.ctid from offstage_private.offer p
-    where p.open and new.task_id = any (p.task_ids)
-      and case when pg_try_advisory_lock(hashtext('offstage'), -1000 - p.worker_id)
-        then not pg_advisory_unlock(hashtext('offstage'), -1000 - p.worker_id) else true end
+    where p.open and new.task_id = any (p.task_ids) and offstage_private.is_locked(-1000 - p.worker_id)
     limit 1 for update skip locked));
   return found;
 end $$;
