@@ -37,8 +37,8 @@ const (
 	settleWithin = 2 * time.Millisecond
 	hotLook      = time.Millisecond
 	hotFor       = 25 * time.Millisecond
-	hotAfter     = 6                     // claims that brought work,
-	hotWithin    = 10 * time.Millisecond // within this time
+	hotAfter     = 6                     // jobs that came
+	hotWithin    = 20 * time.Millisecond // within this time
 	againAfter   = 2 * time.Millisecond
 	fullLook     = 20 * time.Millisecond // how often everything is looked at while hot,
 	fullShare    = 20                    // and at most one part in so many of the time
@@ -92,7 +92,7 @@ type turns struct {
 	fullAt   time.Time
 	fullCost time.Duration
 	againAt  time.Time
-	works    [hotAfter]time.Time
+	works    [hotAfter]time.Time // when the last jobs came
 	hotTill  time.Time
 	locked   bool      // the lead's connection holds the sleep locks
 	horizon  int64     // asleep once all transactions before this one have ended; 0: asleep
@@ -523,12 +523,13 @@ func (t *turns) looked(p *plan, look *store.Look, now time.Time) {
 	t.pollAt = now.Add(t.s.cfg.PollInterval - time.Duration(now.UnixNano()%int64(t.s.cfg.PollInterval/5+1)))
 }
 
-// worked notes that a claim has brought so many jobs.
+// worked notes that so many jobs have come.
 func (t *turns) worked(got int, now time.Time) {
-	first := t.works[0]
-	copy(t.works[:], t.works[1:])
-	t.works[hotAfter-1] = now
-	if now.Before(t.hotTill) || now.Sub(first) < hotWithin || got >= joinAt {
+	for range min(got, hotAfter) {
+		copy(t.works[:], t.works[1:])
+		t.works[hotAfter-1] = now
+	}
+	if now.Before(t.hotTill) || now.Sub(t.works[0]) < hotWithin {
 		t.hotTill = now.Add(hotFor)
 	}
 }
