@@ -26,7 +26,8 @@ func (e *EndedError) Error() string {
 // (keep "none", by its task or its own option) is unknown as well if it ended before Await was called: what somebody awaits
 // is kept from then on only. Give a job that is to be awaited the option keep "all".
 //
-// All awaits of a process through one pool, however many, share one connection, on which they are told within milliseconds.
+// All awaits of a process through one pool, however many, share one connection, on which they are told within milliseconds; it is
+// kept for five seconds after the last one.
 // Should that be lost, or a notification, they look by themselves: after 20 ms, then ever more rarely, every two seconds in
 // the end. While the database cannot be reached they go on waiting; ctx is what limits that.
 func Await[T any](ctx context.Context, c *Client, id int64) (result T, err error) {

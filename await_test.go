@@ -351,6 +351,30 @@ func TestAwaitThroughSeveralClients(t *testing.T) {
 	}
 }
 
+// Who awaits one job after another keeps one connection.
+func TestAwaitOneAfterAnother(t *testing.T) {
+	s := newStage(t)
+	h := s.hands("t")
+	first := 0
+	for i, began := 0, time.Now(); i < 3 || time.Since(began) < 2*time.Second; i++ {
+		id := s.add("t", nil)
+		got := await[int](s, id)
+		s.awaited(id)
+		h.claim(1)
+		h.succeed(id, "1")
+		if a := <-got; a.err != nil {
+			t.Fatal(a.err)
+		}
+		pid := one[int](s, `select coalesce(min(pid), 0) from pg_catalog.pg_stat_activity where `+awaiting)
+		if first == 0 {
+			first = pid
+		}
+		if pid != first || pid == 0 {
+			t.Fatalf("connection %d listens after await %d, and %d did after the first", pid, i+1, first)
+		}
+	}
+}
+
 // Jobs end at random moments around those at which somebody begins to wait: at every one of them the end must be
 // either seen or told.
 func TestNoAwaitHangs(t *testing.T) {

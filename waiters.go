@@ -25,7 +25,7 @@ const (
 	longestPause = 2 * time.Second       // however long the job takes
 	perLook      = 1000                  // jobs in one statement; with more of them than this, so many are looked at a second
 	announceFor  = time.Minute           // and again after half of it
-	linger       = 200 * time.Millisecond
+	linger       = 5 * time.Second       // how long the connection is kept for who awaits the next job
 )
 
 // waiters are all who await jobs of one installation through one pool, by whatever client. While there are some, a line
@@ -38,7 +38,8 @@ type waiters struct {
 	clients int        // that are not closed; none: no connections of our own any more
 	all     map[*waiter]bool
 	line    *line
-	failing error // why the database cannot be asked
+	resting *time.Timer // ends the line; one, so that the last to leave decides when
+	failing error       // why the database cannot be asked
 }
 
 // places has the waiters of this process, as long as somebody holds them: clients need not be closed.
@@ -105,7 +106,10 @@ func (w *waiters) join(id int64) (told <-chan end, leave func()) {
 		defer w.mu.Unlock()
 		delete(w.all, one)
 		if len(w.all) == 0 {
-			time.AfterFunc(linger, w.rest)
+			if w.resting != nil {
+				w.resting.Stop()
+			}
+			w.resting = time.AfterFunc(linger, w.rest)
 		}
 	}
 }
