@@ -310,7 +310,11 @@ func (t *turns) next(lead bool) (p *plan, wait time.Duration, done bool) {
 		if now.Before(t.againAt) {
 			with = claim
 		}
-		return t.take(t.plan(now, settle, with, sleep, t.offer())), 0, false
+		var offer *store.Offer
+		if with { // else in a turn of its own, so that the settle is on disk sooner
+			offer = t.offer()
+		}
+		return t.take(t.plan(now, settle, with, sleep, offer)), 0, false
 	case t.offered && !t.offers() && t.flying == 0:
 		return t.take(t.plan(now, false, false, 0, t.offer())), 0, false
 	case t.stopping.Load():

@@ -12,12 +12,13 @@ import (
 // round trip and one claim sooner.
 //
 // A worker makes one offer at a time, when it sleeps, is known to hear notifications, has a free slot, and more than one of them: with a single slot
-// jobs start in their order, and an offer could let one pass by. What takes the offer ends it; the settle of that job makes the next one.
+// jobs start in their order, and an offer could let one pass by. What takes the offer ends it; the next one is made when
+// that job is settled, or soon.
 //
 // A notification may be lost, as all may. Then the worker holds a lease that it does not know, as after a claim whose answer was lost, and
 // gives the job back as it does there (arrive.go). What was given back is not started when its notification comes after all.
 const (
-	offerAgain = 5 * time.Millisecond // after one was taken: until then the settle of a short job makes the next one on the way
+	offerAgain = 5 * time.Millisecond // after one was taken, or the settle of that job, if it is sooner
 	maxGone    = 1000                 // leases given back that are remembered
 )
 

@@ -130,6 +130,7 @@ func (t *turns) settled(p *plan, unsettled []store.Verdict) {
 	if len(t.queue) == 0 {
 		t.single = false
 	}
+	t.offerAt = time.Time{} // at once
 }
 
 // refused is for an attempt that the database will not take as it is: its job fails, with the reason, instead of
