@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -138,11 +139,13 @@ func (s *session) turner(which int) error {
 	t := &s.turns
 	lead := which == 0
 	var conn *pgx.Conn
+	begun := sync.OnceFunc(func() { close(s.begun) })
 	defer func() {
 		if lead {
 			s.roundsEnd(turning)
-		}
-		if conn != nil {
+			begun()
+			s.conn = conn
+		} else if conn != nil {
 			wake.Close(conn)
 		}
 	}()
@@ -177,6 +180,9 @@ func (s *session) turner(which int) error {
 		if err == nil {
 			conn, err = s.turn(conn, p, &look)
 		}
+		if lead {
+			begun()
+		}
 		if err == nil {
 			failures = 0
 			continue
@@ -198,9 +204,14 @@ func (s *session) turner(which int) error {
 func (s *session) connectTurner(lead bool) (*pgx.Conn, error) {
 	ctx, cancel := context.WithTimeout(s.base, turnTimeout)
 	defer cancel()
-	conn, err := s.w.connect(ctx)
-	if err != nil || !lead {
-		return conn, err
+	if !lead {
+		return s.w.connect(ctx)
+	}
+	err := s.leadConn(ctx)
+	conn := s.conn
+	s.conn = nil
+	if err != nil {
+		return nil, err
 	}
 	if err := s.store.LockOffer(ctx, conn, s.id); err != nil {
 		wake.Close(conn)

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/offstage-dev/offstage"
@@ -44,6 +45,8 @@ type session struct {
 	taskIDs []int32
 	once    bool
 
+	conn  *pgx.Conn             // the lead's, before it begins and after it has ended; may be nil
+	begun chan struct{}         // closed when the lead has made its first turn: what is not urgent waits for that
 	base  context.Context       // of attempts; never ends, so that starting one costs no lock of a parent
 	cause atomic.Pointer[error] // why all attempts are cancelled, those to come too; see cancelAll
 
@@ -76,13 +79,18 @@ type known struct {
 	maxAttempts int
 }
 
-// open registers the worker, drained if that is wanted.
-func (w *Worker) open(ctx context.Context, wanted store.Wish) (*session, error) {
-	conn, err := w.connect(ctx)
-	if err != nil {
-		return nil, err
+// open registers the worker, drained if that is wanted, over conn (nil: a new connection), which it takes over.
+func (w *Worker) open(ctx context.Context, conn *pgx.Conn, wanted store.Wish) (_ *session, err error) {
+	if conn == nil {
+		if conn, err = w.connect(ctx); err != nil {
+			return nil, err
+		}
 	}
-	defer wake.Close(conn)
+	defer func() {
+		if err != nil {
+			wake.Close(conn)
+		}
+	}()
 	host, err := os.Hostname()
 	if err != nil {
 		host = "unknown"
@@ -100,7 +108,7 @@ func (w *Worker) open(ctx context.Context, wanted store.Wish) (*session, error) 
 		return nil, err
 	}
 	s := &session{
-		w: w, cfg: w.cfg, store: w.store, id: r.Worker, taskIDs: r.Tasks,
+		w: w, cfg: w.cfg, store: w.store, id: r.Worker, taskIDs: r.Tasks, conn: conn, begun: make(chan struct{}),
 		log:     w.cfg.Log.With("worker", r.Worker),
 		ready:   make(chan *attempt, 2*w.cfg.Jobs+maxAhead),
 		current: make([]atomic.Pointer[attempt], w.cfg.Jobs),
@@ -145,12 +153,27 @@ func (s *session) know(settings []store.TaskSettings) {
 func (s *session) run(ctx context.Context, once bool) error {
 	s.once = once
 	s.base = context.WithoutCancel(ctx)
+	defer func() {
+		if s.conn != nil {
+			wake.Close(s.conn)
+		}
+	}()
 
 	// Three circles that end one after another: what claims, what runs, what keeps the claims alive meanwhile.
 	alive, stopAlive := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopAlive()
 	var keepers errgroup.Group
-	keepers.Go(func() error { return s.beater(alive) })
+	keep := func(do func(context.Context) error) {
+		keepers.Go(func() error {
+			select { // on a machine of few cores their connections would keep the first jobs waiting
+			case <-s.begun:
+			case <-time.After(time.Second):
+			case <-alive.Done():
+			}
+			return do(alive)
+		})
+	}
+	keep(s.beater)
 	keepers.Go(func() error { return s.watchdog(alive) })
 	keepers.Go(func() error { return s.reporter(alive) })
 	if once {
@@ -167,13 +190,13 @@ func (s *session) run(ctx context.Context, once bool) error {
 		wakeChores := func() { kick(s.chore) }
 		s.w.kickChores.Store(&wakeChores)
 	}
-	keepers.Go(func() error { return chores.Run(alive) })
+	keep(chores.Run)
 	listener := wake.Listener{
 		Connect: s.w.connect, Channels: []string{s.given, "offstage:wake", "offstage:due", "offstage:cancel", "offstage:schedule", store.EarChannel(s.id)}, On: s.heard, Log: s.log,
 	}
-	keepers.Go(func() error { return listener.Run(alive) })
+	keep(listener.Run)
 	if !once {
-		keepers.Go(func() error { return s.testEar(alive) })
+		keep(s.testEar)
 	}
 
 	var runners errgroup.Group
@@ -215,10 +238,9 @@ func (s *session) lastWords() {
 	s.log.Warn("worker: results came too late and are refused", "jobs", len(batch))
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	conn, err := s.w.connect(ctx)
+	err := s.leadConn(ctx)
 	if err == nil {
-		_, err = s.store.Turn(ctx, conn, p.settle, nil, nil, &store.Look{}, nil)
-		wake.Close(conn)
+		_, err = s.store.Turn(ctx, s.conn, p.settle, nil, nil, &store.Look{}, nil)
 	}
 	if err != nil {
 		s.log.Warn("worker: could not record the refused results", "error", err)
@@ -329,24 +351,29 @@ func (s *session) heard(channel, payload string) {
 func (s *session) signOff() {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	conn, err := s.w.connect(ctx)
+	err := s.leadConn(ctx)
 	if err == nil {
-		err = s.store.SignOff(ctx, conn, s.id)
-		wake.Close(conn)
+		err = s.store.SignOff(ctx, s.conn, s.id)
 	}
 	if err != nil {
 		s.log.Warn("worker: could not sign off; others will find it dead", "error", err)
 	}
 }
 
+// leadConn sees to it that there is a connection in s.conn, while the lead does not run.
+func (s *session) leadConn(ctx context.Context) (err error) {
+	if s.conn == nil || s.conn.IsClosed() {
+		s.conn, err = s.w.connect(ctx)
+	}
+	return err
+}
+
 func (s *session) promoteOnce(ctx context.Context) error {
-	conn, err := s.w.connect(ctx)
-	if err != nil {
+	if err := s.leadConn(ctx); err != nil {
 		return err
 	}
-	defer wake.Close(conn)
 	for {
-		n, _, busy, err := s.store.Promote(ctx, conn, store.Chore{Name: "promote", Worker: s.id, Period: 2 * time.Second}, maxBatch)
+		n, _, busy, err := s.store.Promote(ctx, s.conn, store.Chore{Name: "promote", Worker: s.id, Period: 2 * time.Second}, maxBatch)
 		if err != nil || busy || n < maxBatch {
 			return err
 		}

@@ -127,14 +127,14 @@ func (w *Worker) run(ctx context.Context, once bool) error {
 	if err != nil {
 		return fmt.Errorf("worker: connect: %w", err)
 	}
-	err = schema.Check(ctx, conn, w.cfg.Schema)
-	wake.Close(conn)
-	if err != nil {
+	if err = schema.Check(ctx, conn, w.cfg.Schema); err != nil {
+		wake.Close(conn)
 		return fmt.Errorf("worker: %w", err)
 	}
 	wanted := store.WantWork
 	for failures := 0; ; failures++ {
-		s, err := w.open(ctx, wanted)
+		s, err := w.open(ctx, conn, wanted)
+		conn = nil // the session's, or closed
 		if err == nil {
 			failures = 0
 			w.session.Store(s)
