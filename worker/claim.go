@@ -200,24 +200,18 @@ func (s *session) turner(which int) error {
 	}
 }
 
-// connectTurner makes a turner's connection. That of the lead holds its locks.
-func (s *session) connectTurner(lead bool) (*pgx.Conn, error) {
+// connectTurner makes a turner's connection. That of the lead, for which it takes what there is, holds its locks.
+func (s *session) connectTurner(lead bool) (conn *pgx.Conn, err error) {
 	ctx, cancel := context.WithTimeout(s.base, turnTimeout)
 	defer cancel()
 	if !lead {
 		return s.w.connect(ctx)
 	}
-	err := s.leadConn(ctx)
-	conn := s.conn
-	s.conn = nil
-	if err != nil {
-		return nil, err
+	err = s.overLead(ctx, func(conn *pgx.Conn) error { return s.store.LockOffer(ctx, conn, s.id) })
+	if err == nil {
+		conn, s.conn = s.conn, nil
 	}
-	if err := s.store.LockOffer(ctx, conn, s.id); err != nil {
-		wake.Close(conn)
-		return nil, err
-	}
-	return conn, nil
+	return conn, err
 }
 
 // turn does what p says, over conn, which it gives up when it fails.

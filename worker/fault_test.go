@@ -88,6 +88,30 @@ func TestBackendsTerminated(t *testing.T) {
 	s.empty()
 }
 
+// The session over which a worker was to sign off is lost when it is told to stop: it signs off all the same.
+func TestSignOffAfterLostSessions(t *testing.T) {
+	s := newStage(t)
+	super := s.db.SuperPool(t)
+	var l ledger
+	w := s.worker(worker.Config{Jobs: 1}) // no offer to take back, nor lease to delete, which would find the loss out
+	l.handle(w, "work")
+	stop := s.run(w)
+	s.eventually(func() bool {
+		return one[int](s, "select count(*) from pg_locks where locktype = 'advisory' and mode = 'ShareLock' and database = (select oid from pg_database where datname = current_database())") == 2
+	}, "the worker does not sleep")
+	if _, err := super.Exec(s.ctx(), `select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid() and usename = 'owner'`); err != nil {
+		t.Fatal(err)
+	}
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+	var n int
+	if err := super.QueryRow(s.ctx(), "select count(*) from offstage_private.worker").Scan(&n); err != nil || n != 0 {
+		t.Errorf("%d workers have not signed off; %v", n, err)
+	}
+	s.pool.Reset()
+}
+
 // PostgreSQL crashes and comes back while the worker works.
 func TestServerCrash(t *testing.T) {
 	t.Parallel()

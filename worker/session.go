@@ -238,10 +238,10 @@ func (s *session) lastWords() {
 	s.log.Warn("worker: results came too late and are refused", "jobs", len(batch))
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	err := s.leadConn(ctx)
-	if err == nil {
-		_, err = s.store.Turn(ctx, s.conn, p.settle, nil, nil, &store.Look{}, nil)
-	}
+	err := s.overLead(ctx, func(conn *pgx.Conn) error {
+		_, err := s.store.Turn(ctx, conn, p.settle, nil, nil, &store.Look{}, nil)
+		return err
+	})
 	if err != nil {
 		s.log.Warn("worker: could not record the refused results", "error", err)
 	}
@@ -351,33 +351,37 @@ func (s *session) heard(channel, payload string) {
 func (s *session) signOff() {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	err := s.leadConn(ctx)
-	if err == nil {
-		err = s.store.SignOff(ctx, s.conn, s.id)
-	}
+	err := s.overLead(ctx, func(conn *pgx.Conn) error { return s.store.SignOff(ctx, conn, s.id) })
 	if err != nil {
 		s.log.Warn("worker: could not sign off; others will find it dead", "error", err)
 	}
 }
 
-// leadConn sees to it that there is a connection in s.conn, while the lead does not run.
-func (s *session) leadConn(ctx context.Context) (err error) {
-	if s.conn == nil || s.conn.IsClosed() {
-		s.conn, err = s.w.connect(ctx)
-	}
-	return err
-}
-
-func (s *session) promoteOnce(ctx context.Context) error {
-	if err := s.leadConn(ctx); err != nil {
-		return err
-	}
-	for {
-		n, _, busy, err := s.store.Promote(ctx, s.conn, store.Chore{Name: "promote", Worker: s.id, Period: 2 * time.Second}, maxBatch)
-		if err != nil || busy || n < maxBatch {
+// overLead does something over the lead's connection, while the lead does not run; over a new one if that turns out to be lost.
+func (s *session) overLead(ctx context.Context, do func(*pgx.Conn) error) error {
+	for again := false; ; again = true {
+		if s.conn == nil || s.conn.IsClosed() {
+			conn, err := s.w.connect(ctx)
+			if err != nil {
+				return err
+			}
+			s.conn = conn
+		}
+		if err := do(s.conn); err == nil || again || !s.conn.IsClosed() {
 			return err
 		}
 	}
+}
+
+func (s *session) promoteOnce(ctx context.Context) error {
+	return s.overLead(ctx, func(conn *pgx.Conn) error {
+		for {
+			n, _, busy, err := s.store.Promote(ctx, conn, store.Chore{Name: "promote", Worker: s.id, Period: 2 * time.Second}, maxBatch)
+			if err != nil || busy || n < maxBatch {
+				return err
+			}
+		}
+	})
 }
 
 // checkVersion ends the session when a newer program has made a breaking change.
