@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"time"
 )
@@ -30,7 +31,7 @@ func parseBacklogs(args []string) (o options, err error) {
 	f.IntVar(&o.backlog, "backlog", 1_000_000, "`number` of jobs in the way")
 	f.StringVar(&o.keep, "keep", "none", "`what` our history keeps: none, as graphile-worker, or all, our default")
 	f.Float64Var(&o.minutes, "minutes", 10, "`minutes` of steady adding and working")
-	f.StringVar(&o.plot, "plot", "", "`file` to draw steady into, as SVG")
+	f.StringVar(&o.plot, "plot", "", "`file` to draw steady into, as SVG; seen from bench")
 	f.IntVar(&o.slots, "slots", 0, "how many `jobs` our worker runs at a time; default: its default")
 	f.DurationVar(&o.timeout, "timeout", 10*time.Minute, "longest `duration` of one measurement with what it needs before")
 	if err := o.parse(f, args, ugly, only, processes); err != nil {
@@ -41,6 +42,11 @@ func parseBacklogs(args []string) (o options, err error) {
 	}
 	if o.slots < 0 || o.rounds < 1 || o.jobs < 100 || o.backlog < 100 || o.minutes <= 0 || o.longest <= 0 {
 		return o, errors.New("numbers must be positive, --jobs and --backlog at least 100")
+	}
+	if o.plot != "" { // or an hour's work would be lost at its end
+		if err := os.WriteFile(o.plot, nil, 0o666); err != nil {
+			return o, fmt.Errorf("--plot: %w", err)
+		}
 	}
 	return o, nil
 }
