@@ -46,7 +46,7 @@ type session struct {
 	once    bool
 
 	conn  *pgx.Conn             // the lead's, before it begins and after it has ended; may be nil
-	begun chan struct{}         // closed when the lead has made its first turn: what is not urgent waits for that
+	begun chan struct{}         // closed when the lead has made its first turn: everything else waits for that, though not long
 	base  context.Context       // of attempts; never ends, so that starting one costs no lock of a parent
 	cause atomic.Pointer[error] // why all attempts are cancelled, those to come too; see cancelAll
 
@@ -167,7 +167,7 @@ func (s *session) run(ctx context.Context, once bool) error {
 		keepers.Go(func() error {
 			select { // on a machine of few cores their connections would keep the first jobs waiting
 			case <-s.begun:
-			case <-time.After(time.Second):
+			case <-time.After(100 * time.Millisecond):
 			case <-alive.Done():
 			}
 			return do(alive)
