@@ -13,6 +13,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/offstage-dev/offstage"
@@ -196,8 +197,7 @@ func (a *attempt) run(ctx context.Context) (json.RawMessage, *store.Ending) {
 		return nil, a.end("release", nil) // its task was renamed under us
 	case a.crashes > 0:
 		// It was running, or about to, when a worker died. Alone, and marked: if this worker dies too, it was this job.
-		a.s.suspect.Lock()
-		defer a.s.suspect.Unlock()
+		defer a.s.suspects.enter()()
 		if held, err := a.markSuspect(ctx); err != nil || !held {
 			return nil, a.end("release", err)
 		}
@@ -254,12 +254,38 @@ func (a *attempt) markSuspect(ctx context.Context) (bool, error) {
 	if err := a.confirmed(ctx); err != nil {
 		return false, err
 	}
-	conn, err := a.s.w.connect(ctx)
+	conn, err := a.s.suspects.connect(ctx, a.s.w.connect)
 	if err != nil {
 		return false, err
 	}
-	defer wake.Close(conn)
 	return a.s.store.StartSuspect(ctx, conn, a.s.id, a.claim, a.job.ID)
+}
+
+// suspects are jobs that have crashed a worker before: they run one at a time, and share a connection as long as there are more of them.
+type suspects struct {
+	n    atomic.Int32 // that run or wait for it
+	mu   sync.Mutex   // who runs holds it
+	conn *pgx.Conn    // his
+}
+
+// enter waits until no other one runs.
+func (s *suspects) enter() (leave func()) {
+	s.n.Add(1)
+	s.mu.Lock()
+	return func() {
+		if s.n.Add(-1) == 0 && s.conn != nil {
+			wake.Close(s.conn)
+			s.conn = nil
+		}
+		s.mu.Unlock()
+	}
+}
+
+func (s *suspects) connect(ctx context.Context, connect func(context.Context) (*pgx.Conn, error)) (_ *pgx.Conn, err error) {
+	if s.conn == nil || s.conn.IsClosed() {
+		s.conn, err = connect(ctx)
+	}
+	return s.conn, err
 }
 
 // endingOf decides how an attempt is settled that ended with err, under a context that had ended for cause.

@@ -50,9 +50,9 @@ type session struct {
 	base  context.Context       // of attempts; never ends, so that starting one costs no lock of a parent
 	cause atomic.Pointer[error] // why all attempts are cancelled, those to come too; see cancelAll
 
-	ready   chan *attempt             // claimed, not started; turners send, runners receive
-	current []atomic.Pointer[attempt] // what each runner runs; runner i writes current[i]
-	suspect sync.Mutex                // held while a job runs that has crashed a worker before
+	ready    chan *attempt             // claimed, not started; turners send, runners receive
+	current  []atomic.Pointer[attempt] // what each runner runs; runner i writes current[i]
+	suspects suspects                  // jobs that have crashed a worker before
 
 	tasks     atomic.Pointer[map[int32]known]  // beater writes
 	cancelled atomic.Pointer[map[int64]string] // beater writes
