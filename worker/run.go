@@ -254,18 +254,24 @@ func (a *attempt) markSuspect(ctx context.Context) (bool, error) {
 	if err := a.confirmed(ctx); err != nil {
 		return false, err
 	}
-	conn, err := a.s.suspects.connect(ctx, a.s.w.connect)
-	if err != nil {
-		return false, err
+	s := &a.s.suspects
+	if s.conn == nil || s.conn.IsClosed() {
+		conn, err := a.s.w.connect(ctx)
+		if err != nil {
+			return false, err
+		}
+		s.conn = conn
 	}
-	return a.s.store.StartSuspect(ctx, conn, a.s.id, a.claim, a.job.ID)
+	defer s.closeUnless(1) // nobody else waits: it is not kept while the handler runs
+	return a.s.store.StartSuspect(ctx, s.conn, a.s.id, a.claim, a.job.ID)
 }
 
-// suspects are jobs that have crashed a worker before: they run one at a time, and share a connection as long as there are more of them.
+// suspects are jobs that have crashed a worker before: they run one at a time, and share the connection over which they are marked
+// as long as more of them wait.
 type suspects struct {
 	n    atomic.Int32 // that run or wait for it
 	mu   sync.Mutex   // who runs holds it
-	conn *pgx.Conn    // his
+	conn *pgx.Conn    // his; may be nil
 }
 
 // enter waits until no other one runs.
@@ -273,19 +279,18 @@ func (s *suspects) enter() (leave func()) {
 	s.n.Add(1)
 	s.mu.Lock()
 	return func() {
-		if s.n.Add(-1) == 0 && s.conn != nil {
-			wake.Close(s.conn)
-			s.conn = nil
-		}
+		s.n.Add(-1)
+		s.closeUnless(0)
 		s.mu.Unlock()
 	}
 }
 
-func (s *suspects) connect(ctx context.Context, connect func(context.Context) (*pgx.Conn, error)) (_ *pgx.Conn, err error) {
-	if s.conn == nil || s.conn.IsClosed() {
-		s.conn, err = connect(ctx)
+// closeUnless closes the connection unless there are more than so many of them.
+func (s *suspects) closeUnless(more int32) {
+	if s.n.Load() <= more && s.conn != nil {
+		wake.Close(s.conn)
+		s.conn = nil
 	}
-	return s.conn, err
 }
 
 // endingOf decides how an attempt is settled that ended with err, under a context that had ended for cause.
