@@ -43,10 +43,12 @@ func parseBacklogs(args []string) (o options, err error) {
 	if o.slots < 0 || o.rounds < 1 || o.jobs < 100 || o.backlog < 100 || o.minutes <= 0 || o.longest <= 0 {
 		return o, errors.New("numbers must be positive, --jobs and --backlog at least 100")
 	}
-	if o.plot != "" { // or an hour's work would be lost at its end
-		if err := os.WriteFile(o.plot, nil, 0o666); err != nil {
+	if o.plot != "" { // or the run would be lost at its end
+		file, err := os.OpenFile(o.plot, os.O_WRONLY|os.O_CREATE, 0o666) // what is there stays until then
+		if err != nil {
 			return o, fmt.Errorf("--plot: %w", err)
 		}
+		file.Close()
 	}
 	return o, nil
 }
