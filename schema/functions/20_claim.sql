@@ -15,6 +15,10 @@
 --   5. places      claim, promote, handing over: skip locked; unplace(): blocking, holds nothing that those wait for
 --
 -- A claim waits for nothing at all, because it shares a transaction with the settle before it.
+--
+-- PLANS must not depend on statistics: autovacuum analyzes these tables when they happen to be empty, and then the planner takes
+-- whatever there may be for one row, which costs nothing to collect and sort. So the engine's functions turn off all but index scans
+-- and nested loops, and order rows as an index has them. schema/plan_test.go counts what each call reads; docs/adr/0015-plans-without-statistics.md.
 
 -- Goes to sleep or wakes up: see offstage_private.wake(). Session locks, so a worker that dies lets go of them.
 create or replace function offstage_private.sleep_lock(task_ids integer[], asleep boolean) returns void
@@ -73,7 +77,7 @@ create or replace function offstage.claim(
   key text, flags jsonb, last_error text, timeout interval, traceparent text, expired boolean, payload json, job_ctid tid
 )
 language plpgsql
-set jit = off set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
+set jit = off set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
 as $$
 #variable_conflict use_column
 declare

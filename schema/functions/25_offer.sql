@@ -60,7 +60,7 @@ end $$;
 -- has added. Nothing may fail here that a claim would not fail of: the transaction would.
 create or replace function offstage_private.give() returns trigger
 language plpgsql security definer
-set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off  -- of tables that were empty when the plan was made
+set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off set enable_bitmapscan = off  -- of tables that were empty when the plan was made
 as $$
 declare
   at timestamptz := offstage_private.clock();

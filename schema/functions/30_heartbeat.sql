@@ -148,7 +148,7 @@ $$;
 -- Rows: the claims that are gone; nothing of them was written. No rows: all is stored. Locks no rows but those it writes.
 create or replace function offstage.report(worker_id integer, entries json) returns table (claim bigint, job_id bigint)
 language plpgsql
-set jit = off set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
+set jit = off set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
 as $$
 #variable_conflict use_column
 declare

@@ -332,7 +332,7 @@ create or replace function offstage.settle(
   turn boolean default false
 ) returns table (claim bigint, job_id bigint, verdict text)
 language plpgsql
-set jit = off set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
+set jit = off set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
 as $$
 #variable_conflict use_column
 declare

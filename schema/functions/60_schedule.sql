@@ -5,7 +5,7 @@
 -- No row: another worker is at it. Locks scheduled rows (skip locked), then queues by id.
 create or replace function offstage.promote(max_jobs integer default 1000) returns table (n integer, next_at timestamptz)
 language plpgsql
-set jit = off set plan_cache_mode = force_generic_plan set enable_seqscan = off
+set jit = off set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
 as $$
 declare
   at timestamptz := offstage_private.clock();
@@ -40,7 +40,8 @@ begin
   if n > 0 then
     perform pg_notify('offstage:wake', 'offstage');
   end if;
-  select least((select min(s.run_at) from offstage_private.scheduled s), (select min(h.due_at) from offstage_private.handover h)) into next_at;
+  -- (min() of a table that was empty when the plan was made reads all of it.)
+  select least((select s.run_at from offstage_private.scheduled s order by s.run_at, s.job_id limit 1), (select min(h.due_at) from offstage_private.handover h)) into next_at;
   return next;
 end $$;
 

@@ -5,7 +5,7 @@
 -- with its lease for the next call. Locks: leases, jobs (both skip locked), then queues by id.
 create or replace function offstage_private.give_back(dead integer[], crashed boolean) returns integer
 language plpgsql
-set jit = off set enable_seqscan = off
+set jit = off set enable_seqscan = off set enable_bitmapscan = off
 as $$
 declare
   at timestamptz := offstage_private.clock();

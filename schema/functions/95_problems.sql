@@ -80,7 +80,7 @@ end $$;
 create or replace function offstage.problems()
 returns table (kind text, severity text, subject text, message text, since timestamptz, remedy text, page text)
 language plpgsql stable
-set jit = off set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off  -- to plan takes longer than to look
+set jit = off set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off  -- to plan takes longer than to look
 as $$
 begin
   return query
