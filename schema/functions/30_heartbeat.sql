@@ -76,7 +76,7 @@ end $$;
 create or replace function offstage.heartbeat(worker_id integer, draining boolean default false, deaf interval default null)
 returns table (period interval, claims bigint[], cancelled bigint[], reasons text[], settings bigint, breaking integer, wanted text)
 language plpgsql
-set jit = off set plan_cache_mode = force_generic_plan
+set jit = off set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
 as $$
 declare
   at timestamptz := offstage_private.clock();

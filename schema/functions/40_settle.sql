@@ -642,7 +642,9 @@ end $$;
 -- queue, so that it may stay open for long; the worker frees lease and slot when it has committed (settle,
 -- "finished"). False: the claim is gone, nothing was written, roll back.
 create or replace function offstage.finish(worker_id integer, claim bigint, job_id bigint, result json default null) returns boolean
-language plpgsql as $$
+language plpgsql
+set jit = off set enable_seqscan = off set enable_bitmapscan = off
+as $$
 declare
   at timestamptz := offstage_private.clock();
   j offstage_private.job;
