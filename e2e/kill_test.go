@@ -96,6 +96,7 @@ func TestStopped(t *testing.T) {
 
 	stopped.signal(syscall.SIGSTOP)
 	s.reaches(20*time.Second, n, `select count(*) from app.run where pid = $1 and attempt = 2 and ending = 'done'`, other.pid)
+	s.reaches(10*time.Second, n, `select count(*) from offstage_private.history where outcome = 'succeeded'`) // settled, too
 	stopped.signal(syscall.SIGCONT)
 
 	s.reaches(10*time.Second, n, `select count(*) from app.run where pid = $1 and attempt = 1 and ending like '%claim lost%'`, stopped.pid)
