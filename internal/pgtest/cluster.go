@@ -108,6 +108,7 @@ func startServer(settings map[string]string) (*devpg.Server, error) {
 		"synchronous_commit": "on",
 		"max_connections":    "200",
 		"max_wal_size":       "256MB", // the directory is in memory
+		"autovacuum_naptime": "1h",    // it starts a process for each database, of which tests make many
 		"timezone":           "UTC",
 	}
 	maps.Copy(all, settings)
