@@ -50,9 +50,9 @@ var hotCalls = []hot{
 	{"add_job, a key that is there", ``, `select offstage.add_job('a', job_key => 'k')`, 30},
 	{"add_jobs", ``, `select offstage.add_jobs(array[row('a', null, 'q', null, null, null, null, null), row('b', null, null, null, null, 'k', null, null)]::offstage.job_spec[])`, 2300}, // may read all names: there are 1000 queues
 	{"remove_job", ``, `select offstage.remove_job('k')`, 100},
-	{"complete_jobs", `select t.some()`, `select offstage.complete_jobs(t.ids())`, 300},
-	{"reschedule_jobs", `select t.some()`, `select offstage.reschedule_jobs(t.ids(), priority => 3)`, 300},
-	{"retry_jobs", `select t.some()`, `select offstage.retry_jobs(t.ids())`, 300},
+	{"complete_jobs", `select t.some()`, `select offstage.complete_jobs(t.ids())`, 200},
+	{"reschedule_jobs", `select t.some()`, `select offstage.reschedule_jobs(t.ids(), priority => 3)`, 200},
+	{"retry_jobs", `select t.some()`, `select offstage.retry_jobs(t.ids())`, 200},
 	{"cancel_jobs", `select t.some()`, `select offstage.cancel_jobs(t.ids())`, 200},
 	{"job_status", `select t.some()`, `select * from unnest(t.ids()) i, offstage.job_status(i)`, 200},
 	{"explain", `select t.some()`, `select offstage.explain(i) from unnest(t.ids()) i`, 10300}, // counts a queue up to 10,000
@@ -194,7 +194,7 @@ func TestPlans(t *testing.T) {
 	measure(t, "shrunk, statistics of before", old)
 	measure(t, "shrunk, statistics of before, new plans", db.Conn(t))
 	// What autovacuum finds under a steady load: large files in which nothing lives. Then there is a backlog.
-	for _, table := range []string{"ticket", "scheduled", "parked", "queue_front"} {
+	for _, table := range []string{"ticket", "scheduled", "parked", "queue_front", "lease"} {
 		pgtest.Do(t, conn, "delete from offstage_private."+table)
 	}
 	pgtest.Do(t, conn, "delete from offstage_private.job where not failed")

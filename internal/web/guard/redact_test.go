@@ -97,9 +97,9 @@ func TestRedactHostile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	wide := strings.Repeat(`{"a":{"b":[{"c":1,"password":2}]}},`, 1<<20/36)
+	wide := strings.Repeat(`{"a":{"b":[{"c":1,"password":2}]}},`, 5<<20/36)
 	keys := &strings.Builder{}
-	for i := range 40_000 {
+	for i := range 200_000 {
 		fmt.Fprintf(keys, `"passwor%d_aaaaaaaaaaaaaa":%d,`, i, i)
 	}
 	for name, doc := range map[string]string{
@@ -111,13 +111,13 @@ func TestRedactHostile(t *testing.T) {
 		"one text":         `{"k":"` + strings.Repeat("x", 5<<20) + `"}`,
 		"one key":          `{"` + strings.Repeat("a", 5<<20) + `":1}`,
 		"many keys":        "{" + keys.String() + `"k":1}`,
-		"deep and wide":    strings.Repeat(`{"b":`, 9_000) + "[" + strings.Repeat(`{"password":"•••"},`, 30_000) + "1]" + strings.Repeat("}", 9_000),
-		"escapes":          `{"` + strings.Repeat(`\u0061`, 160_000) + `":1}`,
+		"deep and wide":    strings.Repeat(`{"b":`, 9_000) + "[" + strings.Repeat(`{"password":"•••"},`, 150_000) + "1]" + strings.Repeat("}", 9_000),
+		"escapes":          `{"` + strings.Repeat(`\u0061`, 800_000) + `":1}`,
 		"larger than that": `"` + strings.Repeat("x", maxRedacted) + `"`,
 	} {
 		begin := time.Now()
 		got := g.Redact(json.RawMessage(doc))
-		if spent := time.Since(begin); spent > 20*time.Second { // a fifth of a second, on a machine that does nothing else
+		if spent := time.Since(begin); spent > 20*time.Second { // a second, on a machine that does nothing else
 			t.Errorf("%s took %v", name, spent)
 		}
 		if !json.Valid(got) {
