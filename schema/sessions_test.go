@@ -16,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/offstage-dev/offstage/internal/pgtest"
+	"github.com/offstage-dev/offstage/schema"
 )
 
 var update = flag.Bool("update", false, "write what the statements give into testdata")
@@ -41,6 +42,7 @@ func TestSessions(t *testing.T) {
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no testdata: %v", err)
 	}
+	watch := pgtest.Bare(t).SuperPool(t)
 	for _, path := range files {
 		t.Run(strings.TrimSuffix(filepath.Base(path), ".txt"), func(t *testing.T) {
 			t.Parallel()
@@ -57,7 +59,7 @@ func TestSessions(t *testing.T) {
 					got[i+1] = part // stays when the scenario does not come to its end
 					t.Run(title, func(t *testing.T) {
 						t.Parallel()
-						got[i+1] = title + "\n" + play(t, body)
+						got[i+1] = title + "\n" + play(t, watch, body)
 					})
 				}
 			})
@@ -69,6 +71,18 @@ func TestSessions(t *testing.T) {
 		})
 	}
 }
+
+// staged is what the scenarios' databases are copies of.
+var staged = pgtest.Template{Make: func(t testing.TB, db *pgtest.DB) {
+	conn := db.Conn(t)
+	if _, err := schema.Migrate(t.Context(), conn, schema.Config{}); err != nil {
+		t.Fatal(err)
+	}
+	pgtest.Do(t, conn, stage)
+	if err := conn.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}}
 
 // stage is what every scenario finds: a clock of its own, and short forms of what takes many arguments.
 const stage = `
@@ -115,11 +129,8 @@ end $$;
 var command = regexp.MustCompile(`^([a-z]+)(>|!|<| notified>)(.*)$`)
 
 // play runs one scenario and gives its text as it came true.
-func play(t *testing.T, script string) string {
-	db := pgtest.New(t)
-	watch := db.SuperPool(t)
-	owner := db.Conn(t)
-	pgtest.Do(t, owner, stage)
+func play(t *testing.T, watch pgtest.Querier, script string) string {
+	db := staged.New(t)
 	sessions := map[string]*session{}
 	get := func(name string) *session {
 		if sessions[name] == nil {
@@ -176,15 +187,18 @@ func play(t *testing.T, script string) string {
 		}
 		out.WriteString(said + "\n" + got)
 	}
+	var last *session
 	for name, s := range sessions {
 		if s.answer != nil {
 			t.Errorf("session %s still waits for another one", name)
 			continue
 		}
 		pgtest.Do(t, s.conn, "rollback")
+		last = s
 	}
 	if !t.Failed() {
-		checkWhole(t, owner)
+		pgtest.Do(t, last.conn, "discard all") // its role and settings
+		checkWhole(t, last.conn)
 	}
 	return out.String()
 }
