@@ -173,13 +173,25 @@ func TestAwaitUnknown(t *testing.T) {
 func TestAwaitGivesUpWithItsContext(t *testing.T) {
 	s := newStage(t)
 	id := s.add("t", nil)
-	ctx, cancel := context.WithTimeout(s.ctx(), 150*time.Millisecond)
+	ctx, cancel := context.WithCancel(s.ctx())
 	defer cancel()
-	if _, err := offstage.Await[any](ctx, s.client, id); !errors.Is(err, context.DeadlineExceeded) {
+	waits := make(chan error, 1)
+	go func() {
+		_, err := offstage.Await[any](ctx, s.client, id)
+		waits <- err
+	}()
+	s.awaited(id)
+	cancel()
+	if err := <-waits; !errors.Is(err, context.Canceled) {
 		t.Errorf("await: %v", err)
 	}
-	if _, err := offstage.Await[any](ctx, s.client, id); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := offstage.Await[any](ctx, s.client, id); !errors.Is(err, context.Canceled) {
 		t.Errorf("with an ended context: %v", err)
+	}
+	short, end := context.WithTimeout(s.ctx(), time.Millisecond)
+	defer end()
+	if _, err := offstage.Await[any](short, s.client, id); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("with a deadline: %v", err)
 	}
 	pgtest.Eventually(t, 20*time.Second, func() bool { return s.listening() == 0 })
 }

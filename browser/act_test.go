@@ -52,10 +52,10 @@ func TestEditAndRetry(t *testing.T) {
 	b.text("Save and retry?")
 	b.until(`document.querySelector('#main').innerText.includes('ada@example,com') && document.querySelector('#main').innerText.includes('ada@example.com')`)
 	b.press("#main", "Save and retry")
-	s.eventually(`select outcome = 'succeeded' from offstage.job_status($1)`, id)
-	b.visit(fmt.Sprintf("/jobs/%d", id))
+	b.until(fmt.Sprintf(`location.pathname === '/jobs/%d'`, id))
 	b.text("succeeded")
 	b.text("sent_to")
+	s.eventually(`select outcome = 'succeeded' from offstage.job_status($1)`, id)
 	b.calm()
 }
 
