@@ -389,9 +389,6 @@ func (s *side) moment(text string) string {
 			return name + " + " + (time.Duration(d) * time.Microsecond).String()
 		}
 	}
-	if at%1e6 == 0 {
-		return text // a literal of the script; now() may be at a whole second as well
-	}
 	for i := len(s.spans) - 1; i >= 0; i-- {
 		sp := s.spans[i]
 		if sp.begin <= at && at <= sp.end {

@@ -31,7 +31,7 @@ func TestModel(t *testing.T) {
 				t: t, r: rand.New(rand.NewPCG(seed, 0)), conn: pgtest.New(t).Conn(t), now: time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC),
 				jobs: map[int64]*modelJob{}, queues: map[string]*modelQueue{}, tasks: map[string]bool{},
 			}
-			pgtest.Do(t, m.conn, stage)
+			pgtest.Do(t, m.conn, setting)
 			m.register()
 			for range 250 {
 				m.step()

@@ -16,13 +16,12 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/offstage-dev/offstage/internal/pgtest"
-	"github.com/offstage-dev/offstage/schema"
 )
 
 var update = flag.Bool("update", false, "write what the statements give into testdata")
 
-// TestSessions runs testdata/*.txt: what named sessions do, and the rows that they must get. A file has scenarios,
-// each with a database of its own, where time stands still at 2100-01-01 00:00 UTC until t.pass moves it:
+// TestSessions runs testdata/*.txt: what named sessions do, and the rows that they must get. A file has scenarios, each with a
+// database to itself, as good as new, where time stands still at 2100-01-01 00:00 UTC until t.pass moves it:
 //
 //	== title of a scenario
 //	# a comment
@@ -43,6 +42,7 @@ func TestSessions(t *testing.T) {
 		t.Fatalf("no testdata: %v", err)
 	}
 	watch := pgtest.Bare(t).SuperPool(t)
+	all := &stages{whole: t}
 	for _, path := range files {
 		t.Run(strings.TrimSuffix(filepath.Base(path), ".txt"), func(t *testing.T) {
 			t.Parallel()
@@ -59,7 +59,7 @@ func TestSessions(t *testing.T) {
 					got[i+1] = part // stays when the scenario does not come to its end
 					t.Run(title, func(t *testing.T) {
 						t.Parallel()
-						got[i+1] = title + "\n" + play(t, watch, body)
+						got[i+1] = title + "\n" + play(t, all, watch, body)
 					})
 				}
 			})
@@ -72,20 +72,8 @@ func TestSessions(t *testing.T) {
 	}
 }
 
-// staged is what the scenarios' databases are copies of.
-var staged = pgtest.Template{Make: func(t testing.TB, db *pgtest.DB) {
-	conn := db.Conn(t)
-	if _, err := schema.Migrate(t.Context(), conn, schema.Config{}); err != nil {
-		t.Fatal(err)
-	}
-	pgtest.Do(t, conn, stage)
-	if err := conn.Close(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-}}
-
-// stage is what every scenario finds: a clock of its own, and short forms of what takes many arguments.
-const stage = `
+// setting is what every scenario finds: a clock of its own, and short forms of what takes many arguments.
+const setting = `
 create schema t;
 create table t.clock (at timestamptz);
 insert into t.clock values ('2100-01-01 00:00 UTC');
@@ -129,12 +117,12 @@ end $$;
 var command = regexp.MustCompile(`^([a-z]+)(>|!|<| notified>)(.*)$`)
 
 // play runs one scenario and gives its text as it came true.
-func play(t *testing.T, watch pgtest.Querier, script string) string {
-	db := staged.New(t)
+func play(t *testing.T, all *stages, watch pgtest.Querier, script string) string {
+	here := all.take(t)
 	sessions := map[string]*session{}
 	get := func(name string) *session {
 		if sessions[name] == nil {
-			s := &session{conn: db.Conn(t)}
+			s := &session{conn: all.conn(t, here)}
 			sessions[name] = s
 		}
 		return sessions[name]
@@ -187,18 +175,19 @@ func play(t *testing.T, watch pgtest.Querier, script string) string {
 		}
 		out.WriteString(said + "\n" + got)
 	}
-	var last *session
+	var conns []*pgx.Conn
 	for name, s := range sessions {
 		if s.answer != nil {
-			t.Errorf("session %s still waits for another one", name)
-			continue
+			t.Fatalf("session %s still waits for another one", name)
 		}
 		pgtest.Do(t, s.conn, "rollback")
-		last = s
+		s.notified(t) // nobody else is to hear of it
+		conns = append(conns, s.conn)
 	}
 	if !t.Failed() {
-		pgtest.Do(t, last.conn, "discard all") // its role and settings
-		checkWhole(t, last.conn)
+		asNew(t, conns[0])
+		checkWhole(t, conns[0])
+		all.leave(t, here, conns)
 	}
 	return out.String()
 }
@@ -264,6 +253,7 @@ func (s *session) notified(t *testing.T) string {
 			t.Fatal(err)
 		}
 		if n.Channel == "t_end" {
+			pgtest.Do(t, s.conn, "unlisten t_end") // that of another session is not ours
 			return out.String()
 		}
 		fmt.Fprintf(&out, "%s %s\n", n.Channel, n.Payload)
