@@ -62,7 +62,7 @@ func TestBackendsTerminated(t *testing.T) {
 	s.run(w)
 	ids := []int64{s.add("work", nil)}
 	s.outcome(ids[0]) // a worker that finds no database when it starts gives up
-	for round := range 10 {
+	for round := range 6 {
 		for range 50 {
 			specs := make([]offstage.Spec, 20)
 			for i := range specs {

@@ -192,7 +192,7 @@ func TestOfferWhileStopping(t *testing.T) {
 			}
 		}
 	}()
-	for range 10 {
+	for range 6 {
 		w := s.worker(worker.Config{PollInterval: time.Hour})
 		handle(w)
 		end := s.run(w)
