@@ -182,13 +182,11 @@ func play(t *testing.T, all *stages, watch pgtest.Querier, script string) string
 		}
 		pgtest.Do(t, s.conn, "rollback")
 		s.notified(t) // nobody else is to hear of it
+		asNew(t, s.conn)
 		conns = append(conns, s.conn)
 	}
-	if !t.Failed() {
-		asNew(t, conns[0])
-		checkWhole(t, conns[0])
-		all.leave(t, here, conns)
-	}
+	checkWhole(t, conns[0])
+	all.leave(t, here, conns)
 	return out.String()
 }
 

@@ -40,7 +40,7 @@ func (all *stages) take(t *testing.T) *stage {
 		return s
 	}
 	s := &stage{db: staged.New(lasting{t, all.whole})}
-	conn := s.db.Conn(lasting{t, all.whole})
+	conn := all.conn(t, s)
 	s.catalog = pgtest.One[string](t, conn, "select t.catalog()")
 	s.idle = append(s.idle, conn)
 	return s
@@ -69,18 +69,15 @@ func (all *stages) conn(t *testing.T, s *stage) *pgx.Conn {
 	return conn
 }
 
-// leave clears the stage for the next scenario, unless this one has rebuilt it.
+// leave clears the stage for the next scenario, unless this one has rebuilt it. The sessions are as new.
 func (all *stages) leave(t *testing.T, s *stage, conns []*pgx.Conn) {
-	for _, conn := range conns {
-		asNew(t, conn)
-	}
+	s.idle = append(s.idle, conns...)
 	if !pgtest.One[bool](t, conns[0], "select t.catalog() = $1 and t.clear()", s.catalog) {
-		for _, conn := range conns {
+		for _, conn := range s.idle {
 			_ = conn.Close(t.Context())
 		}
 		return
 	}
-	s.idle = append(s.idle, conns...)
 	all.mu.Lock()
 	defer all.mu.Unlock()
 	all.free = append(all.free, s)

@@ -165,52 +165,54 @@ func TestOfferNeedsSlot(t *testing.T) {
 	}
 }
 
-// A worker that stops while jobs are added one by one loses none, and no second run comes of it.
+// A worker stops while a transaction that has taken its offer is open, commits, or has just committed: the job is run once, by this
+// worker or by the next.
 func TestOfferWhileStopping(t *testing.T) {
 	s := newStage(t)
-	var runs [2000]atomic.Int32
-	handle := func(w *worker.Worker) {
+	var runs [15]atomic.Int32
+	start := func() (stop func() error) {
+		w := s.worker(worker.Config{PollInterval: time.Hour})
 		worker.Handle(w, "a", func(_ context.Context, job *worker.Job[struct{ N int }]) (none, error) {
 			runs[job.Payload.N].Add(1)
 			return none{}, nil
 		})
+		stop = s.run(w)
+		s.offered(1)
+		return stop
 	}
-	stop := make(chan none)
-	added := make(chan int)
-	go func() {
-		n := 0
-		defer func() { added <- n }()
-		for ; n < len(runs); n++ {
-			select {
-			case <-stop:
-				return
-			case <-time.After(time.Millisecond):
-			}
-			if _, err := s.client.Add(context.Background(), "a", map[string]int{"N": n}); err != nil {
-				t.Error(err)
-				return
-			}
+	for n := range runs {
+		stop := start()
+		tx, err := s.pool.Begin(s.ctx())
+		if err != nil {
+			t.Fatal(err)
 		}
-	}()
-	for range 6 {
-		w := s.worker(worker.Config{PollInterval: time.Hour})
-		handle(w)
-		end := s.run(w)
-		s.eventually(func() bool {
-			return one[int](s, "select count(*) from offstage_private.offer o join offstage_private.worker w on w.id = o.worker_id") > 0
-		}, "the worker offers nothing")
-		if err := end(); err != nil {
+		if _, err := s.client.With(tx).Add(s.ctx(), "a", map[string]int{"N": n}); err != nil {
+			t.Fatal(err)
+		}
+		var took bool
+		if err := tx.QueryRow(s.ctx(), "select bool_or(job_id is not null and not open) from offstage_private.offer").Scan(&took); err != nil || !took {
+			t.Fatalf("the transaction has not taken the offer: %v", err)
+		}
+		committed := make(chan error, 1)
+		commit := func() { committed <- tx.Commit(s.ctx()) }
+		if n%3 == 1 {
+			go commit()
+		} else if n%3 == 2 {
+			commit()
+		}
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+		if n%3 == 0 {
+			commit()
+		}
+		if err := <-committed; err != nil {
 			t.Fatal(err)
 		}
 	}
-	close(stop)
-	n := <-added
-	w := s.worker(worker.Config{})
-	handle(w)
-	s.run(w)
-	s.offered(1)
+	start()
 	s.eventually(func() bool { return one[int](s, "select count(*) from offstage_private.job") == 0 }, "jobs are left")
-	for i := range n {
+	for i := range runs {
 		if r := runs[i].Load(); r != 1 {
 			t.Errorf("job %d ran %d times", i, r)
 		}
