@@ -37,6 +37,10 @@ func buffers(t testing.TB, conn *pgx.Conn, call string, args ...any) int {
 	return parsed[0].Plan.Hit + parsed[0].Plan.Read
 }
 
+// least is the smallest of three measurements of the same: the first one makes the plans, and one may come just when the session has to
+// read the catalog again, because others have changed more of it at once than the server remembers (4096 messages).
+func least(measure func() int) int { return min(measure(), measure(), measure()) }
+
 // marks are those that claims answered, and that a worker would make from its jobs: the last of each lane and priority.
 type marks struct {
 	lanes      []int32
@@ -107,8 +111,7 @@ func TestBacklog(t *testing.T) {
 				}
 				pgtest.Do(t, conn, "select offstage.recall($1, null)", id)
 				// Twice: the first look after many rows have gone cleans up behind them.
-				buffers(t, conn, claimCall, m.args(id, want, tasks)...)
-				if n := buffers(t, conn, claimCall, m.args(id, want, tasks)...); n > 300 {
+				if n := least(func() int { return buffers(t, conn, claimCall, m.args(id, want, tasks)...) }); n > 300 {
 					t.Errorf("%s: a claim of %d tasks touches %d pages", kind, len(tasks), n)
 				} else {
 					t.Logf("%s: %d tasks, want %d: %d pages", kind, len(tasks), want, n)
@@ -205,8 +208,7 @@ func TestDeadTickets(t *testing.T) {
 			m     marks
 			tasks []int32
 		}{{first, tasks[:1]}, {m, tasks}, {m, tasks[:1]}} {
-			buffers(t, conn, claimCall, c.m.args(id, 10, c.tasks)...) // makes the plans
-			if n := buffers(t, conn, claimCall, c.m.args(id, 10, c.tasks)...); n > 400 {
+			if n := least(func() int { return buffers(t, conn, claimCall, c.m.args(id, 10, c.tasks)...) }); n > 400 {
 				t.Errorf("a claim of %d tasks with %d marks, queues: %t: touches %d pages", len(c.tasks), len(c.m.lanes), queued, n)
 			} else {
 				t.Logf("a claim of %d tasks with %d marks, queues: %t: touches %d pages", len(c.tasks), len(c.m.lanes), queued, n)
@@ -235,8 +237,7 @@ func TestDeadTickets(t *testing.T) {
 		"not ours":                 "select offstage.settle($1, array_agg(claim + 1024000 order by job_id), array_agg(job_id order by job_id)) from offstage.held",
 		"finish":                   "select offstage.finish($1, claim, job_id) from (select * from offstage.held limit 1) h",
 	} {
-		buffers(t, conn, call, id)
-		if n := buffers(t, conn, call, id); n > 400 {
+		if n := least(func() int { return buffers(t, conn, call, id) }); n > 400 {
 			t.Errorf("settle, %s: touches %d pages", name, n)
 		} else {
 			t.Logf("settle, %s: touches %d pages", name, n)
@@ -295,8 +296,7 @@ func TestDeadQueue(t *testing.T) {
 	look := func(when string) {
 		t.Helper()
 		const call = "select offstage.turn($1, $2)"
-		buffers(t, conn, call, id, tasks)
-		if n := buffers(t, conn, call, id, tasks); n > 400 {
+		if n := least(func() int { return buffers(t, conn, call, id, tasks) }); n > 400 {
 			t.Errorf("%s: a turn touches %d pages", when, n)
 		} else {
 			t.Logf("%s: a turn touches %d pages", when, n)

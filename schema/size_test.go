@@ -130,16 +130,15 @@ func TestHistoryIsNotInTheWay(t *testing.T) {
 	}
 }
 
-// pages is how many a call touches the second time: the first one makes the plans.
-func pages(t *testing.T, conn *pgx.Conn, h hot) (n int) {
+// pages is how many a call touches.
+func pages(t *testing.T, conn *pgx.Conn, h hot) int {
 	t.Helper()
-	for range 2 {
+	return least(func() int {
 		pgtest.Do(t, conn, "begin")
+		defer pgtest.Do(t, conn, "rollback")
 		if h.before != "" {
 			pgtest.Do(t, conn, h.before)
 		}
-		n = buffers(t, conn, h.call)
-		pgtest.Do(t, conn, "rollback")
-	}
-	return n
+		return buffers(t, conn, h.call)
+	})
 }

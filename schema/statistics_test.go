@@ -190,9 +190,8 @@ func TestStatisticsBesideAnOldSnapshot(t *testing.T) {
 	count(rows)
 	rolledUp(t, conn)
 	count(10)
-	pgtest.Do(t, conn, "select offstage.statistics(now())") // plans are made, and what the catalog says is read
 	for _, call := range []string{"select offstage.roll_up()", "select * from offstage.statistics(now() - interval '10 min')"} {
-		if n := buffers(t, conn, call); n > 150 {
+		if n := least(func() int { return buffers(t, conn, call) }); n > 150 {
 			t.Errorf("%s touches %d pages", call, n)
 		}
 	}
