@@ -153,8 +153,10 @@ func (m *model) byKey(key string) *modelJob {
 
 func (m *model) step() {
 	switch m.r.IntN(16) {
-	case 0, 1, 2, 3:
+	case 0, 1, 2:
 		m.add()
+	case 3:
+		m.addMany()
 	case 4, 5, 6:
 		if tasks := m.someTasks(); len(tasks) > 0 {
 			m.claim(tasks)
@@ -218,6 +220,34 @@ func (m *model) add() {
 	m.jobs[id] = j
 }
 
+// addMany adds jobs that are mostly alike, and so share tickets.
+func (m *model) addMany() {
+	r := m.r
+	runAt := m.now.Add(-time.Duration(r.IntN(3)) * time.Second)
+	one := &modelJob{task: pick(r, modelTasks), priority: r.IntN(3) - 1, runAt: runAt, max: 25}
+	var jobs []*modelJob
+	var tasks, queues []string
+	for range 1 + r.IntN(50) {
+		j := *one
+		if r.IntN(20) == 0 {
+			j.task = pick(r, modelTasks)
+		}
+		if r.IntN(20) == 0 {
+			j.queue = pick(r, []string{"q1", "q2"})
+			m.queue(j.queue)
+		}
+		jobs, tasks, queues = append(jobs, &j), append(tasks, j.task), append(queues, j.queue)
+	}
+	m.say("add_jobs(%v, queues %q, run_at %s, priority %d)", tasks, queues, runAt.Format("15:04:05"), one.priority)
+	for i, id := range pgtest.List[int64](m.t, m.conn, `select id from offstage.add_jobs(array(
+			select row (u.task, null, nullif(u.queue, ''), $3, null, null, $4, null)::offstage.job_spec from unnest($1::text[], $2::text[]) with ordinality u (task, queue, n) order by u.n))`,
+		tasks, queues, runAt, one.priority) {
+		jobs[i].id = id
+		m.place(jobs[i])
+		m.jobs[id] = jobs[i]
+	}
+}
+
 func (m *model) someTasks() []string {
 	tasks := []string{}
 	for _, task := range modelTasks {
@@ -230,10 +260,10 @@ func (m *model) someTasks() []string {
 
 // claim claims some jobs, or all that can run, and looks whether those were the right ones.
 func (m *model) claim(tasks []string) {
-	want := 1 + m.r.IntN(4)
+	want := 1 + m.r.IntN(4)*m.r.IntN(15)
 	all := m.r.IntN(3) == 0
 	if all {
-		want = 100
+		want = 1000
 		pgtest.Do(m.t, m.conn, "select * from offstage.promote()") // hands queues on
 		m.promoted()
 	}

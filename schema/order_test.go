@@ -51,6 +51,13 @@ func TestClaimOrder(t *testing.T) {
 					pick(r, []string{"a", "b", "c"}), j.priority, j.runAt, r.IntN(4))
 				waiting = append(waiting, j)
 			}
+			for range r.IntN(4) { // some that share tickets
+				j := ticket{priority: int16(r.IntN(5) - 2), runAt: began.Add(time.Duration(r.IntN(20)) * time.Second)}
+				for _, j.id = range pgtest.List[int64](t, conn, `select unnest(offstage.add_many($1, (select json_agg('{}'::json) from generate_series(1, $2)), priority => $3, run_at => $4,
+						flags => case $5::integer when 0 then null else array[concat('f', $5::integer)] end))`, pick(r, []string{"a", "b", "c"}), 1+r.IntN(80), j.priority, j.runAt, r.IntN(4)) {
+					waiting = append(waiting, j)
+				}
+			}
 			slices.SortFunc(waiting, order)
 			clear(marked) // what the wake is for
 		}

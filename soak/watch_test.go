@@ -63,7 +63,7 @@ func (s *soak) progress(ctx context.Context) {
 	for n := 1; pause(ctx, time.Second); n++ {
 		var tickets, scheduled, parked, failed, alive, now int64
 		if !s.look(`
-			select (select count(*) from offstage_private.ticket), (select count(*) from offstage_private.scheduled),
+			select (select coalesce(sum(jobs), 0) from offstage_private.ticket), (select count(*) from offstage_private.scheduled),
 				(select count(*) from offstage_private.parked), (select count(*) from offstage_private.job where failed),
 				(select count(*) from offstage.workers where state = 'alive'),
 				(select deadlocks from pg_catalog.pg_stat_database where datname = current_database())`, nil,
@@ -97,7 +97,8 @@ func (s *soak) nowhere() {
 			select j.id from offstage_private.job j
 			where not j.failed
 				and not exists (select from offstage_private.ticket p
-					where p.lane_id = j.lane_id and p.priority = j.priority and p.run_at = j.run_at and p.job_id = j.id)
+					where p.lane_id = j.lane_id and p.priority = j.priority and p.run_at = j.run_at
+						and p.job_id > j.id - 32 and p.job_id <= j.id and p.job_id + p.jobs > j.id)
 				and not exists (select from offstage_private.scheduled p where p.run_at = j.run_at and p.job_id = j.id)
 				and not exists (select from offstage_private.parked p where p.queue_id = j.queue_id
 					and p.lane_id = j.lane_id and p.priority = j.priority and p.run_at = j.run_at and p.job_id = j.id)

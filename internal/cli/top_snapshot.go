@@ -56,7 +56,7 @@ type minuteOf struct {
 const (
 	topCounts = `
 		select offstage_private.clock(),
-		  (select count(*) from (select from offstage_private.ticket limit 10000) x),
+		  offstage_private.count_tickets(null, 10000),
 		  (select count(*) from (select from offstage_private.scheduled limit 10000) x),
 		  (select count(*) from (select from offstage_private.parked limit 10000) x),
 		  (select count(*) from (select from offstage_private.lease l cross join lateral unnest(l.job_ids) i (id)
@@ -82,8 +82,8 @@ const (
 		)
 		select t.name, r.starts_at, r.outcome, r.n, t.waiting, m.wait50, m.wait95, m.run50, m.run95
 		from (
-		  select t.name, (select count(*) from (select from offstage_private.ticket k
-		    where k.lane_id = any (array(select t.id union all select l.id from offstage_private.lane l where l.task_id = t.id)) limit 1000) x) as waiting
+		  select t.name, (select least(sum(offstage_private.count_tickets(l.id, 1000)), 1000)::bigint
+		    from (select t.id union all select l.id from offstage_private.lane l where l.task_id = t.id) l) as waiting
 		  from offstage_private.task t offset 0  -- counted once each, not for each rate
 		) t
 		left join times m on m.task = t.name

@@ -142,8 +142,7 @@ const (
 		left join offstage_private.lane l on l.id = h.lane_id
 		join offstage_private.task t on t.id = coalesce(l.task_id, h.lane_id)
 		cross join lateral (
-		  select count(*) as n from (select from offstage_private.ticket k where k.lane_id = h.lane_id
-		    limit (select least(10000, 100000 / max(m.n)) from lanes m)) x) c
+		  select offstage_private.count_tickets(h.lane_id, (select least(10000, 100000 / max(m.n))::integer from lanes m)) as n) c
 		group by 1, 2`
 
 	// The first 10,000 of each table, as they come in an index.

@@ -47,7 +47,7 @@ const limit = 10_000 // of counts
 // all that has been there since the last vacuum.
 const countsSQL = `
 	select
-	  (select count(*) from (select from offstage_private.ticket k order by k.lane_id desc, k.priority desc, k.run_at desc, k.job_id desc limit 10001) x),
+	  offstage_private.count_tickets(null, 10001),
 	  (select count(*) from (select from offstage_private.scheduled k order by k.run_at desc, k.job_id desc limit 10001) x),
 	  (select count(*) from (select from offstage_private.parked k order by k.queue_id desc, k.lane_id desc, k.priority desc, k.run_at desc, k.job_id desc limit 10001) x),
 	  r.n, r.about,

@@ -27,12 +27,11 @@ type Task struct {
 // maxTasks is how many are listed.
 const maxTasks = 500
 
-// tasksSQL: its index on name gives the order. Tickets are counted from the back of their index: in front of them are those that claims have deleted.
+// tasksSQL: its index on name gives the order.
 const tasksSQL = `
 	select t.name, t.paused, t.max_attempts::int, t.retry, t.timeout::text, coalesce(t.keep, 'all'),
 	  (select count(*) from offstage_private.worker w where offstage_private.lives(w, offstage_private.clock()) and t.id = any (w.tasks)),
-	  (select count(*) from (select from (select t.id union all select l.id from offstage_private.lane l where l.task_id = t.id) l cross join lateral (
-	    select from offstage_private.ticket k where k.lane_id = l.id order by k.priority desc, k.run_at desc, k.job_id desc limit 1001) k limit 1001) x)
+	  (select least(sum(offstage_private.count_tickets(l.id, 1001)), 1001)::bigint from (select t.id union all select l.id from offstage_private.lane l where l.task_id = t.id) l)
 	from offstage_private.task t`
 
 func scanTask(row pgx.CollectableRow) (Task, error) {

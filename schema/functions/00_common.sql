@@ -111,6 +111,28 @@ begin
   return place;
 end $$;
 
+-- Takes a job out of the ticket that it shares with others; false when it shares none. They get it back in two parts, for those with smaller and with
+-- greater ids, and whoever finds it locked until then must be told.
+create or replace function offstage_private.unshare(j offstage_private.job) returns boolean
+language plpgsql as $$
+declare
+  t record;
+begin
+  select p.ctid as place, p.job_id, p.jobs, p.job_ctids into t from offstage_private.ticket p
+  where p.lane_id = j.lane_id and p.priority = j.priority and p.run_at = j.run_at and p.job_id > j.id - 32 and p.job_id <= j.id
+    and p.jobs > 1 and p.job_id + p.jobs > j.id for update;
+  if not found then
+    return false;
+  end if;
+  delete from offstage_private.ticket p where p.ctid = t.place;
+  insert into offstage_private.ticket (run_at, job_id, lane_id, priority, job_ctid, jobs, job_ctids)
+  select j.run_at, u.job_id, j.lane_id, j.priority, case when u.jobs = 1 then t.job_ctids[u.at] end, u.jobs, case when u.jobs > 1 then t.job_ctids[u.at:u.at + u.jobs - 1] end
+  from (values (t.job_id, (j.id - t.job_id)::integer, 1), (j.id + 1, (t.job_id + t.jobs - j.id - 1)::integer, (j.id - t.job_id + 2)::integer)) u (job_id, jobs, at)
+  where u.jobs > 0;
+  perform offstage_private.wake(j.task_id);
+  return true;
+end $$;
+
 -- Takes a job out of its place; false when it has none, because it is running or has failed. Waits for a claim or
 -- promotion that is moving it (they wait for nobody). The queue's turn may have rested on this ticket: promote()
 -- passes it on. Looks first where the place was written, if that is known: in SERIALIZABLE this touches nothing of other
@@ -136,7 +158,7 @@ begin
     if taken = 0 then
       with t as (
         delete from offstage_private.ticket p
-        where p.lane_id = j.lane_id and p.priority = j.priority and p.run_at = j.run_at and p.job_id = j.id returning 1
+        where p.lane_id = j.lane_id and p.priority = j.priority and p.run_at = j.run_at and p.job_id = j.id and p.jobs = 1 returning 1
       ), s as (
         delete from offstage_private.scheduled p where p.run_at = j.run_at and p.job_id = j.id returning 1
       ), k as (
@@ -146,6 +168,9 @@ begin
       )
       select (select count(*) from t) + (select count(*) from s) + (select count(*) from k) into taken;
     end if;
+    if taken = 0 then
+      taken := offstage_private.unshare(j)::integer;
+    end if;
     if taken > 0 then
       if j.queue_id is not null then
         insert into offstage_private.handover (queue_id, due_at) values (j.queue_id, offstage_private.clock());
@@ -154,7 +179,8 @@ begin
     end if;
     -- Moved from one place to another under our eyes, or none at all?
     if not exists (select from offstage_private.ticket p
-                   where p.lane_id = j.lane_id and p.priority = j.priority and p.run_at = j.run_at and p.job_id = j.id)
+                   where p.lane_id = j.lane_id and p.priority = j.priority and p.run_at = j.run_at
+                     and p.job_id > j.id - 32 and p.job_id <= j.id and p.job_id + p.jobs > j.id)
        and not exists (select from offstage_private.scheduled p where p.run_at = j.run_at and p.job_id = j.id)
        and not exists (select from offstage_private.parked p
                        where p.queue_id = j.queue_id and p.lane_id = j.lane_id and p.priority = j.priority
@@ -194,6 +220,28 @@ $$;
 -- Whether a worker lives, as far as its beats say: as in the view workers.
 create or replace function offstage_private.lives(w offstage_private.worker, at timestamptz) returns boolean
 language sql stable as $$ select w.dead_at is null and w.beat_at >= at - 5 * w.period $$;
+
+-- How many jobs of this lane, or of all, have tickets, up to "most". By the indexes alone, and from the back, because claims leave dead entries in front.
+create or replace function offstage_private.count_tickets(of_lane integer, most integer) returns bigint
+language plpgsql stable
+set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off
+as $$
+declare
+  n bigint;
+  more bigint;
+begin
+  if of_lane is null then
+    select count(*) into n from (select from offstage_private.ticket t order by t.lane_id desc, t.priority desc, t.run_at desc, t.job_id desc limit most) x;
+    select sum(x.jobs - 1) into more from (
+      select t.jobs from offstage_private.ticket t where t.jobs > 1 order by t.lane_id desc, t.priority desc, t.run_at desc, t.job_id desc limit most - n) x;
+  else
+    select count(*) into n from (
+      select from offstage_private.ticket t where t.lane_id = of_lane order by t.priority desc, t.run_at desc, t.job_id desc limit most) x;
+    select sum(x.jobs - 1) into more from (
+      select t.jobs from offstage_private.ticket t where t.lane_id = of_lane and t.jobs > 1 order by t.priority desc, t.run_at desc, t.job_id desc limit most - n) x;
+  end if;
+  return least(n + coalesce(more, 0), most);
+end $$;
 
 -- The first ticket of each lane and priority, by the index: what waits longest in each. 1000 at most.
 create or replace function offstage_private.heads() returns setof offstage_private.ticket

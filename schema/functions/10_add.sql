@@ -306,8 +306,15 @@ begin
     where s.job_key is null
     returning id, run_at, task_id, lane_id, queue_id, priority, ctid
   ), tickets as (
-    insert into offstage_private.ticket (run_at, job_id, lane_id, queue_id, priority, job_ctid)
-    select a.run_at, a.id, a.lane_id, a.queue_id, a.priority, a.ctid from added a where a.run_at <= at
+    -- One for all that follow one another and are alike, up to 32: for as long as their ids do, and are the same but for the last five bits.
+    insert into offstage_private.ticket (run_at, job_id, lane_id, queue_id, priority, job_ctid, jobs, job_ctids)
+    select m.run_at, m.id, m.lane_id, m.queue_id, m.priority, case when m.jobs = 1 then m.ctids[1] end, m.jobs, case when m.jobs > 1 then m.ctids end
+    from (
+      select a.run_at, a.lane_id, a.queue_id, a.priority, min(a.id) as id, count(*) as jobs, array_agg(a.ctid order by a.id) as ctids
+      from (
+        select a.*, a.id - row_number() over (partition by a.lane_id, a.run_at, a.priority, a.queue_id order by a.id) as step from added a where a.run_at <= at
+      ) a
+      group by a.lane_id, a.run_at, a.priority, a.queue_id, a.step, a.id >> 5, case when a.queue_id is not null then a.id end) m
   ), later as (
     insert into offstage_private.scheduled (run_at, job_id, lane_id, queue_id, priority)
     select a.run_at, a.id, a.lane_id, a.queue_id, a.priority from added a where a.run_at > at
@@ -384,8 +391,11 @@ begin
   if ids is null then
     return '{}';
   elsif due <= at then
-    insert into offstage_private.ticket (run_at, job_id, lane_id, queue_id, priority, job_ctid)
-    select due, u.id, lane, queue, coalesce(add_many.priority, 0), u.job_ctid from unnest(ids, ctids) u (id, job_ctid);
+    insert into offstage_private.ticket (run_at, job_id, lane_id, queue_id, priority, job_ctid, jobs, job_ctids)
+    select due, m.id, lane, queue, coalesce(add_many.priority, 0), case when m.jobs = 1 then m.ctids[1] end, m.jobs, case when m.jobs > 1 then m.ctids end
+    from (
+      select min(u.id) as id, count(*) as jobs, array_agg(u.job_ctid order by u.n) as ctids
+      from unnest(ids, ctids) with ordinality u (id, job_ctid, n) group by u.id - u.n, u.id >> 5, case when queue is not null then u.id end) m;
     perform offstage_private.wake(task);
   else
     insert into offstage_private.scheduled (run_at, job_id, lane_id, queue_id, priority)

@@ -87,9 +87,15 @@ declare
   room integer := least(want, 1000);
   look_at integer := 1;  -- how many tickets this round looks at, and how many there were
   looked integer;
+  shared boolean;        -- there are tickets for many jobs,
+  cut boolean;           -- and this round may have got too many, or such a one of which it wants a part
+  parted tid;            -- the one of those that this round takes a part of,
+  part integer;          -- so many jobs,
+  left_lanes integer[];  -- and the lanes of what it leaves
   rounds integer := 0;
   seen integer;          -- tickets that this round got
   again boolean := false;
+  further boolean;       -- look at more tickets
   lease bigint;
   taken bigint[] := '{}';  -- jobs that this round took, by id
   n integer;               -- how many
@@ -144,12 +150,27 @@ begin
     handed := nullif(current_setting('offstage.handed', true), '')::json;
   end if;
 
+  -- Those are looked through a few at a time: nobody knows before how many there are to be.
+  shared := exists (
+    with start as (
+      select l as lane_id, (-32768)::smallint as priority, timestamptz '-infinity' as run_at, -1::bigint as job_id from unnest(lanes) l
+      union all
+      select k.* from unnest(mark_lanes, mark_priorities, mark_run_ats, mark_job_ids) k (lane_id, priority, run_at, job_id) where k.lane_id = any (lanes)
+    ), range as (
+      select s.*, coalesce(lead(s.priority) over (partition by s.lane_id order by s.priority, s.run_at, s.job_id), 32768) as until from start s
+    )
+    select from range r cross join lateral (
+      select from offstage_private.ticket t
+      where t.lane_id = r.lane_id and (t.priority, t.run_at, t.job_id) > (r.priority, r.run_at, r.job_id) and t.priority < r.until and t.jobs > 1
+      order by t.lane_id, t.priority, t.run_at, t.job_id limit 1) t);
+
   while room > 0 and cardinality(lanes) > 0 loop
     if rounds = 10 then
       again := true;
       exit;
     end if;
     rounds := rounds + 1;
+    cut := false;
     if parked.lane_id is not null and not aside then
       -- Of a long queue, up to a thousand are parked at a time, however few jobs are wanted, or it would hold up for long what stands
       -- behind it. As far as one ticket follows the other whose queue is full: which stays so while the queue is locked.
@@ -170,18 +191,18 @@ begin
         parked := null; standing := null;
         continue;
       end if;
-    elsif cardinality(lanes) = 1 and mark_lanes is null and handed is null and turns is null then
+    elsif cardinality(lanes) = 1 and mark_lanes is null and handed is null and turns is null and not shared then
       -- One lane, everything: what a worker does that has been woken. The index gives the order, and rows are locked as they
       -- are found.
       lane := lanes[1];
       select array_agg(t.job_id order by t.job_id), array_agg(t.job_ctid), array_agg(t.place), count(t.queue_id), count(*), 0
       into taken, ctids, places, in_queues, seen, looked
       from (
-        select t.ctid as place, t.job_id, t.job_ctid, t.queue_id from offstage_private.ticket t where t.lane_id = lane
+        select t.ctid as place, t.job_id, t.job_ctid, t.queue_id from offstage_private.ticket t where t.lane_id = lane and t.jobs = 1
         order by t.lane_id, t.priority, t.run_at, t.job_id limit room for update skip locked
       ) t;
       turned := null;
-    elsif cardinality(lanes) = 1 and handed is null and turns is null then
+    elsif cardinality(lanes) = 1 and handed is null and turns is null and not shared then
       -- One lane with marks: the same, between them, one after the other.
       lane := lanes[1];
       select array_agg(t.job_id order by t.job_id), array_agg(t.job_ctid), array_agg(t.place), count(t.queue_id), count(*), 0
@@ -196,18 +217,18 @@ begin
           order by s.priority, s.run_at, s.job_id) r
         cross join lateral (
           select t.ctid as place, t.job_id, t.job_ctid, t.queue_id from offstage_private.ticket t
-          where t.lane_id = lane and (t.priority, t.run_at, t.job_id) > (r.priority, r.run_at, r.job_id) and t.priority < r.until
+          where t.lane_id = lane and (t.priority, t.run_at, t.job_id) > (r.priority, r.run_at, r.job_id) and t.priority < r.until and t.jobs = 1
           order by t.lane_id, t.priority, t.run_at, t.job_id limit room for update skip locked) t
         limit room
       ) t;
       turned := null;
-    elsif mark_lanes is null and turns is null then
+    elsif mark_lanes is null and turns is null and not shared then
       -- Several, everything: the tickets of each lane, merged, then locked.
       look_at := room * 2 + 50;
       with look as materialized (
         select t.* from unnest(lanes) l (lane_id) cross join lateral (
           select t.ctid as place, t.priority, t.run_at, t.job_id, t.job_ctid, t.queue_id from offstage_private.ticket t
-          where t.lane_id = l.lane_id order by t.lane_id, t.priority, t.run_at, t.job_id limit look_at) t
+          where t.lane_id = l.lane_id and t.jobs = 1 order by t.lane_id, t.priority, t.run_at, t.job_id limit look_at) t
         order by t.priority, t.run_at, t.job_id limit look_at
       ), got as materialized (
         select l.* from look l join offstage_private.ticket t on t.ctid = l.place
@@ -219,7 +240,8 @@ begin
     else
       -- Several, with marks: the tickets of each range between them, those handed on, and the jobs that need none, merged; then
       -- locked.
-      look_at := room * 2 + 50;
+      cut := shared;
+      look_at := case when shared then least(16 << rounds, room * 2 + 50) else room * 2 + 50 end;
       with mark as (
         select * from unnest(mark_lanes, mark_priorities, mark_run_ats, mark_job_ids) k (lane_id, priority, run_at, job_id)
       ), start as (
@@ -234,6 +256,7 @@ begin
             select t.ctid as place, t.* from offstage_private.ticket t
             where t.lane_id = r.lane_id and (t.priority, t.run_at, t.job_id) > (r.priority, r.run_at, r.job_id)
               and t.priority < r.until  -- of one column only: at a pair of them, index scans do not stop
+              and (shared or t.jobs = 1)
             order by t.lane_id, t.priority, t.run_at, t.job_id limit look_at) t
           union all
           select t.*, true
@@ -245,17 +268,20 @@ begin
             select from range r where r.lane_id = h.lane_id and h.priority < r.until
               and (h.priority, h.run_at, h.job_id) > (r.priority, r.run_at, r.job_id))
           union all
-          select null::tid, j.*, false from unnest(turns) j
+          select null::tid, j.*, 1::smallint, null, false from unnest(turns) j
         ) t
         order by t.priority, t.run_at, t.job_id limit look_at
+      ), enough (n) as materialized (
+        select case when shared then
+          (select count(*) from (select sum(l.jobs) over (order by l.priority, l.run_at, l.job_id) - l.jobs as before from look l) l where l.before < room) else room end
       ), got as materialized (
         select l.* from look l join offstage_private.ticket t on t.ctid = l.place
-        order by l.priority, l.run_at, l.job_id limit room for update of t skip locked
+        order by l.priority, l.run_at, l.job_id limit (select n from enough) for update of t skip locked
       ), first as (
         select * from got
         union all
         select * from look l where l.place is null
-        order by priority, run_at, job_id limit room
+        order by priority, run_at, job_id limit (select n from enough)
       )
       select array_agg(t.job_id order by t.job_id), array_agg(t.job_ctid), array_agg(t.place), count(t.queue_id) filter (where t.place is not null), count(*),
         (select count(*) from look), array_agg(t.place) filter (where t.turned), array_agg(t.job_id) filter (where t.place is null)
@@ -263,7 +289,33 @@ begin
       handed := null;
     end if;
     queued := null;
-    if in_queues > 0 then
+    if cut and places is not null then
+      -- As many jobs as there is room for: of the last ticket perhaps a part. Its rest, and tickets beyond it, which were locked because
+      -- some in front of them could not be, are for others, who do not see them until we have committed.
+      with part as materialized (
+        select p.*, least(p.jobs, greatest(room - coalesce(cardinality(turn_ids), 0) - p.before, 0)) as n from (
+          select t.ctid as place, t.*, sum(t.jobs) over (order by t.priority, t.run_at, t.job_id) - t.jobs as before
+          from offstage_private.ticket t where t.ctid = any (places)) p
+      )
+      select array(select p.job_id + i from part p cross join lateral generate_series(0, p.n - 1) i where p.queue_id is null order by 1),
+        array(select c from part p cross join lateral unnest(coalesce(p.job_ctids[1:p.n], array[p.job_ctid])) c where p.queue_id is null and p.n > 0),
+        array_agg(p.place) filter (where p.queue_id is null and p.n = p.jobs),
+        array_agg(p.place) filter (where p.queue_id is not null and p.n > 0), array_agg(p.queue_id) filter (where p.queue_id is not null and p.n > 0),
+        coalesce(sum(p.n), 0) + coalesce(cardinality(turn_ids), 0),
+        (array_agg(p.place) filter (where p.n between 1 and p.jobs - 1))[1], max(p.n) filter (where p.n < p.jobs),
+        array_agg(distinct p.lane_id) filter (where p.n < p.jobs)
+      into taken, ctids, places, queued, queue_ids, seen, parted, part, left_lanes
+      from part p;
+      update offstage_private.ticket t
+      set job_id = t.job_id + part, jobs = t.jobs - part, job_ctids = case when t.jobs - part > 1 then t.job_ctids[part + 1:] end,
+        job_ctid = case when t.jobs - part = 1 then t.job_ctids[t.jobs] end
+      where t.ctid = parted;
+      perform offstage_private.wake(t) from (
+        select distinct coalesce((select o.task_id from offstage_private.lane o where o.id = l), l) from unnest(left_lanes) l) u (t);
+      if turns is not null then
+        queued := coalesce(queued, '{}'); queue_ids := coalesce(queue_ids, '{}');
+      end if;
+    elsif in_queues > 0 then
       select array_agg(t.job_id order by t.job_id) filter (where t.queue_id is null), array_agg(t.job_ctid) filter (where t.queue_id is null),
         array_agg(t.ctid) filter (where t.queue_id is null), array_agg(t.ctid) filter (where t.queue_id is not null),
         array_agg(t.queue_id) filter (where t.queue_id is not null)
@@ -295,7 +347,10 @@ begin
     end if;
     delete from offstage_private.ticket t where t.ctid = any (places);  -- a statement of its own: with returning it takes twice as long
     again := looked >= look_at and seen < room;  -- the rest is locked; behind it there may be more
+    further := shared and again;
+    again := again and not shared;
     if seen = 0 then
+      continue when further;
       exit when not aside;
       aside := false; lanes := lanes || parked.lane_id;
       continue;
@@ -364,7 +419,7 @@ begin
       )
       select (select array_agg(t.job_id) from turn t where t.goes), (select array_agg(t.job_ctid) from turn t where t.goes),
         (select array_agg(t.place) from turn t where t.goes),
-        (select array_agg(row (k.run_at, k.job_id, k.lane_id, k.queue_id, k.priority, null)::offstage_private.ticket) from
+        (select array_agg(row (k.run_at, k.job_id, k.lane_id, k.queue_id, k.priority, null, 1, null)::offstage_private.ticket) from
           (select distinct on (p.lane_id, p.priority) p.* from park p order by p.lane_id, p.priority, p.run_at desc, p.job_id desc) k),
         again or (select count(*) from gone) < cardinality(queued)
       into got, got_ctids, got_states, marks, again;
@@ -438,7 +493,9 @@ begin
       end if;
     end if;
     exit when again;
-    if not aside then
+    if further then
+      room := room - n;
+    elsif not aside then
       exit when queued is null or seen < room;
       parked := case when at is null and cardinality(marks) = 1 and coalesce(standing, 1000) = 1000 then marks[1] end;
       aside := parked.lane_id is not null and standing is not null and cardinality(lanes) > 1;  -- not sooner, because it is out of order

@@ -112,9 +112,13 @@ begin
 
   if state in ('waiting', 'parked', 'paused') then
     stretch := $q$
-      select * from (select t.priority, t.run_at, t.job_id from offstage_private.ticket t
-        where s.place = 'ticket' and t.lane_id = s.lane_id and (t.priority, t.run_at, t.job_id) {>} ($4, $5, $6)
-        order by t.lane_id {asc}, t.priority {asc}, t.run_at {asc}, t.job_id {asc} limit {n}) t
+      select * from (select t.priority, t.run_at, i.job_id from (
+          select t.* from offstage_private.ticket t
+          where s.place = 'ticket' and t.lane_id = s.lane_id and (t.priority, t.run_at, t.job_id) {>} ($4, $5, $6{back})
+          order by t.lane_id {asc}, t.priority {asc}, t.run_at {asc}, t.job_id {asc} limit {n}{more}) t
+        cross join lateral (select t.job_id + i as job_id from generate_series(0, t.jobs - 1) i) i
+        where (t.priority, t.run_at, i.job_id) {>} ($4, $5, $6)
+        order by t.priority {asc}, t.run_at {asc}, i.job_id {asc} limit {n}) t
       union all
       select * from (select t.priority, t.run_at, t.job_id from offstage_private.ticket t
         where s.place = 'queued' and t.queue_id = s.queue_id and t.lane_id = s.lane_id and (t.priority, t.run_at, t.job_id) {>} ($4, $5, $6)
@@ -123,7 +127,9 @@ begin
       select * from (select p.priority, p.run_at, p.job_id from offstage_private.parked p
         where s.place = 'parked' and p.queue_id = s.queue_id and p.lane_id = s.lane_id and (p.priority, p.run_at, p.job_id) {>} ($4, $5, $6)
         order by p.queue_id {asc}, p.lane_id {asc}, p.priority {asc}, p.run_at {asc}, p.job_id {asc} limit {n}) p $q$;
-    stretch := replace(replace(stretch, '{>}', beyond), '{asc}', dir);
+    -- A ticket for many jobs begins up to 31 in front of the one to begin behind.
+    stretch := replace(replace(replace(replace(stretch, '{>}', beyond), '{asc}', dir),
+      '{back}', case when rising then ' - 31' else '' end), '{more}', case when rising then ' + 31' else '' end);
     -- Of any number of stretches, the next n jobs are in the n that begin first.
     return query execute format($q$
       with head as materialized (
@@ -459,11 +465,11 @@ begin
       select count(*) into n from (
         select from offstage_private.stretches(state, lanes, queue) s cross join lateral (
           -- From the back: see stretches(). Most often no queue is paused, and the index alone suffices.
-          select from (select from offstage_private.ticket t where s.place = 'ticket' and (state = 'paused' or closed = '{}') and t.lane_id = s.lane_id
-            order by t.priority desc, t.run_at desc, t.job_id desc limit most + 1) t
+          select from generate_series(1, case when s.place = 'ticket' and (state = 'paused' or closed = '{}') then offstage_private.count_tickets(s.lane_id, most + 1) end)
           union all
-          select from (select t.queue_id from offstage_private.ticket t where s.place = 'ticket' and state <> 'paused' and closed <> '{}' and t.lane_id = s.lane_id
+          select from (select t.queue_id, t.jobs from offstage_private.ticket t where s.place = 'ticket' and state <> 'paused' and closed <> '{}' and t.lane_id = s.lane_id
             order by t.priority desc, t.run_at desc, t.job_id desc limit 20000) t
+          cross join lateral generate_series(1, t.jobs)
           where t.queue_id is null or t.queue_id <> all (closed)
           union all
           select from offstage_private.ticket t where s.place = 'queued' and t.queue_id = s.queue_id and t.lane_id = s.lane_id

@@ -255,8 +255,8 @@ begin
       greatest(j.run_at, j.added_at), null::timestamptz, 'start a worker that does not forbid it: ' || offstage_private.cli('worker') || ', without --forbid-flag';
   else
     select * into h from offstage_private.slots_for(j.task_id);
-    select count(*) into n from (
-      select from offstage_private.ticket p where p.lane_id = j.lane_id and (p.priority, p.run_at, p.job_id) < (j.priority, j.run_at, j.id) limit 10000) x;
+    select least(coalesce(sum(case when (x.priority, x.run_at) = (j.priority, j.run_at) then least(x.jobs, j.id - x.job_id) else x.jobs end), 0), 10000) into n from (
+      select p.* from offstage_private.ticket p where p.lane_id = j.lane_id and (p.priority, p.run_at, p.job_id) < (j.priority, j.run_at, j.id) limit 10000) x;
     return query select 'waiting', format('waiting for a free slot of a worker: %s of %s of %s for the task %L %s busy', h.taken, offstage_private.plural(h.slots, 'slot'),
           offstage_private.plural(h.workers, 'worker'), t.name, case when h.taken = 1 then 'is' else 'are' end)
         || case when n > 0 then format('; %s of this task in front of it', offstage_private.some_jobs(n)) else '' end,
@@ -302,12 +302,12 @@ begin
         where not o.paused and (queue_depth.task is null or o.name = queue_depth.task)
       ) l
       cross join lateral (
-        -- From the back, because claims leave dead entries in front. Most often no queue is paused, and the index alone suffices.
-        select from (select from offstage_private.ticket p where closed = '{}' and p.lane_id = l.id
-          order by p.priority desc, p.run_at desc, p.job_id desc limit 10000) p
+        -- Most often no queue is paused, and the indexes alone suffice.
+        select from generate_series(1, case when closed = '{}' then offstage_private.count_tickets(l.id, 10000) end)
         union all
-        select from (select p.queue_id from offstage_private.ticket p where closed <> '{}' and p.lane_id = l.id
+        select from (select p.queue_id, p.jobs from offstage_private.ticket p where closed <> '{}' and p.lane_id = l.id
           order by p.priority desc, p.run_at desc, p.job_id desc limit 10000) p
+        cross join lateral generate_series(1, p.jobs)
         where p.queue_id is null or p.queue_id <> all (closed)) p
       limit 10000) x;
   end if;

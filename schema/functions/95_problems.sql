@@ -112,7 +112,7 @@ begin
   -- Who is there for what waits?
   if living = 0 then
     if heads is not null then
-      select count(*) into n from (select from offstage_private.ticket limit 10000) x;
+      n := offstage_private.count_tickets(null, 10000);
       return query select 'no_worker', 'critical', '', format('%s due, and no worker is running', offstage_private.some_jobs(n) || case when n = 1 then ' is' else ' are' end),
         (select min(h.run_at) from unnest(heads) h), 'start a worker: ' || offstage_private.cli('worker'), 'workers';
     end if;
@@ -125,8 +125,7 @@ begin
       where not t.paused and (t.id = any (known)) is not true
       group by t.id, t.name order by 3 limit 10
     loop
-      select count(*) into n from (
-        select from unnest(r.lanes) u (id) cross join lateral (select from offstage_private.ticket p where p.lane_id = u.id limit 10000) p limit 10000) x;
+      n := (select least(sum(offstage_private.count_tickets(u, 10000)), 10000) from unnest(r.lanes) u);
       return query
         select 'task_without_worker', 'critical', r.name, format('%s for the task %L, which no running worker %s', offstage_private.some_jobs(n) || case when n = 1 then ' waits' else ' wait' end,
             r.name, case when u.reason is not null then format('can perform: worker %s has it, but: %s', u.id, u.reason)
@@ -151,7 +150,7 @@ begin
                         and t.id = any (w.tasks) and (l.flags ?| w.forbidden) is not true)
       group by t.name, l.id, l.flags order by 4 limit 5
     loop
-      select count(*) into n from (select from offstage_private.ticket p where p.lane_id = r.lane_id limit 10000) x;
+      n := offstage_private.count_tickets(r.lane_id, 10000);
       return query select 'task_without_worker', 'critical', r.name,
         format('%s for the task %L with the flags %s, which all running workers that know it leave to others', offstage_private.some_jobs(n) || case when n = 1 then ' waits' else ' wait' end,
           r.name, (select string_agg(k, ', ' order by k) from jsonb_object_keys(r.flags) k)),
@@ -201,9 +200,7 @@ begin
       join offstage_private.task o on o.id = coalesce(l.task_id, h.lane_id)
       where o.paused group by o.id, o.name order by o.id limit 10
     ) t
-    cross join lateral (
-      select count(*) as n from (
-        select from unnest(t.lanes) u (id) cross join lateral (select from offstage_private.ticket p where p.lane_id = u.id limit 10000) p limit 10000) x) c
+    cross join lateral (select least(sum(offstage_private.count_tickets(u, 10000)), 10000)::bigint as n from unnest(t.lanes) u) c
     left join lateral offstage_private.done_by('task ' || t.name, 'pause') b on true;
 
   -- Workers.
