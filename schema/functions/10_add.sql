@@ -218,6 +218,30 @@ begin
           new.flags, true)::offstage._private_jobs;
 end $$;
 
+-- Gives new jobs, which are alike and have no key, their places. Those without a queue share tickets, up to 32 that follow one another: for as long as
+-- their ids do, and are the same but for the last five bits. So the order of all jobs stays what it is, and unshare() finds them.
+create or replace function offstage_private.place_alike(
+  ids bigint[], ctids tid[], task_id integer, lane_id integer, queue_id integer, priority smallint, run_at timestamptz, at timestamptz) returns void
+language plpgsql as $$
+begin
+  if run_at <= at then
+    insert into offstage_private.ticket (run_at, job_id, lane_id, queue_id, priority, job_ctid, jobs, job_ctids)
+    select place_alike.run_at, m.id, place_alike.lane_id, place_alike.queue_id, place_alike.priority, case when m.jobs = 1 then m.ctids[1] end, m.jobs,
+      case when m.jobs > 1 then m.ctids end
+    from (
+      select min(u.id) as id, count(*) as jobs, array_agg(u.job_ctid order by u.n) as ctids
+      from unnest(ids, ctids) with ordinality u (id, job_ctid, n)
+      group by u.id - u.n, u.id >> 5, case when place_alike.queue_id is not null then u.id end) m;
+    perform offstage_private.wake(task_id);
+  else
+    insert into offstage_private.scheduled (run_at, job_id, lane_id, queue_id, priority)
+    select place_alike.run_at, u.id, place_alike.lane_id, place_alike.queue_id, place_alike.priority from unnest(ids) u (id);
+    if run_at < at + interval '3 s' then
+      perform pg_notify('offstage:due', 'offstage');
+    end if;
+  end if;
+end $$;
+
 -- Adds many jobs, all or none; ids and rows come in the order of the specs. options has one element a spec, or is
 -- null. Specs without job_key go in at once, those with one key by key, in the order of the keys, so that two
 -- callers with the same keys cannot deadlock. Raises what add_job raises, 23502 for a null spec and 21000 for a
@@ -236,6 +260,7 @@ declare
   flag_set jsonb;
   new offstage_private.job;
   keyed offstage_private.job[];
+  ctids tid[];
   r record;
 begin
   if n = 0 then
@@ -248,6 +273,32 @@ begin
     end if;
     perform offstage_private.check_options(o) from unnest(options) o where o is not null;
   end if;
+
+  -- Most calls bring jobs of one task that differ in their payloads only, which takes half as long.
+  select count(s.identifier) = n and min(s.identifier) = max(s.identifier) and bool_and(s.queue_name is null and s.job_key is null and coalesce(s.flags, '{}') = '{}')
+      and min(coalesce(s.priority, 0)) = max(coalesce(s.priority, 0)) and min(coalesce(s.run_at, now())) = max(coalesce(s.run_at, now())) as alike,
+    min(s.identifier) as identifier, min(coalesce(s.priority, 0))::smallint as priority, min(coalesce(s.run_at, now())) as run_at, min(s.max_attempts) as max_attempts
+  into r from unnest(specs) s;
+  if r.alike then
+    task := offstage_private.task_id(r.identifier);
+    perform offstage_private.check_job(null, r.max_attempts, null, null);
+    with added as (
+      insert into offstage_private.job (id, run_at, added_at, updated_at, task_id, lane_id, priority, max_attempts, payload, options)
+      select nextval('offstage_private.job_id'), r.run_at, now(), now(), task, task, r.priority, s.max_attempts, coalesce(s.payload, '{}'), options[s.ord]
+      from unnest(specs) with ordinality s (identifier, payload, queue_name, run_at, max_attempts, job_key, priority, flags, ord)
+      returning id, ctid
+    )
+    select array_agg(a.id), array_agg(a.ctid) into ids, ctids from added a;
+    perform offstage_private.place_alike(ids, ctids, task, task, null, r.priority, r.run_at, at);
+    return query
+      select ids[s.ord], null::integer, task, coalesce(s.payload, '{}'), r.priority, r.run_at, 0::smallint, coalesce(s.max_attempts, t.max_attempts, 25::smallint),
+        null::text, now(), now(), null::text, null::timestamptz, null::text, 0, null::jsonb, true
+      from unnest(specs) with ordinality s (identifier, payload, queue_name, run_at, max_attempts, job_key, priority, flags, ord),
+        (select o.max_attempts from offstage_private.task o where o.id = task) t
+      order by s.ord;
+    return;
+  end if;
+
   for r in
     select s.identifier, s.max_attempts, s.job_key, count(*) over (partition by s.job_key) twice
     from unnest(specs) s
@@ -306,7 +357,7 @@ begin
     where s.job_key is null
     returning id, run_at, task_id, lane_id, queue_id, priority, ctid
   ), tickets as (
-    -- One for all that follow one another and are alike, up to 32: for as long as their ids do, and are the same but for the last five bits.
+    -- As in place_alike().
     insert into offstage_private.ticket (run_at, job_id, lane_id, queue_id, priority, job_ctid, jobs, job_ctids)
     select m.run_at, m.id, m.lane_id, m.queue_id, m.priority, case when m.jobs = 1 then m.ctids[1] end, m.jobs, case when m.jobs > 1 then m.ctids end
     from (
@@ -390,20 +441,8 @@ begin
   select array_agg(a.id), array_agg(a.ctid) into ids, ctids from added a;
   if ids is null then
     return '{}';
-  elsif due <= at then
-    insert into offstage_private.ticket (run_at, job_id, lane_id, queue_id, priority, job_ctid, jobs, job_ctids)
-    select due, m.id, lane, queue, coalesce(add_many.priority, 0), case when m.jobs = 1 then m.ctids[1] end, m.jobs, case when m.jobs > 1 then m.ctids end
-    from (
-      select min(u.id) as id, count(*) as jobs, array_agg(u.job_ctid order by u.n) as ctids
-      from unnest(ids, ctids) with ordinality u (id, job_ctid, n) group by u.id - u.n, u.id >> 5, case when queue is not null then u.id end) m;
-    perform offstage_private.wake(task);
-  else
-    insert into offstage_private.scheduled (run_at, job_id, lane_id, queue_id, priority)
-    select due, u.id, lane, queue, coalesce(add_many.priority, 0) from unnest(ids) u (id);
-    if due < at + interval '3 s' then
-      perform pg_notify('offstage:due', 'offstage');
-    end if;
   end if;
+  perform offstage_private.place_alike(ids, ctids, task, lane, queue, coalesce(add_many.priority, 0)::smallint, due, at);
   return ids;
 end $$;
 

@@ -12,7 +12,8 @@
 --                  rescue skip locked; keyed add, remove_job and admin: blocking, in the order of the keys
 --   4. queue       settle, promote, rescue: blocking, by id, once a transaction; claim: skip locked. Its state and fronts
 --                  are read and written under this lock
---   5. places      claim, promote, handing over: skip locked; unplace(): blocking, holds nothing that those wait for
+--   5. places      claim, promote, handing over: skip locked; unplace(): blocking, holds nothing that those wait for, but, of a shared ticket,
+--                  for as long as its transaction lasts, what other callers do
 --
 -- A claim waits for nothing at all, because it shares a transaction with the settle before it.
 --
@@ -87,8 +88,8 @@ declare
   room integer := least(want, 1000);
   look_at integer := 1;  -- how many tickets this round looks at, and how many there were
   looked integer;
-  shared boolean;        -- there are tickets for many jobs,
-  cut boolean;           -- and this round may have got too many, or such a one of which it wants a part
+  shared boolean;        -- there are tickets that jobs share,
+  cut boolean;           -- and this round may have got more jobs than there is room for
   parted tid;            -- the one of those that this round takes a part of,
   part integer;          -- so many jobs,
   left_lanes integer[];  -- and the lanes of what it leaves
@@ -150,7 +151,7 @@ begin
     handed := nullif(current_setting('offstage.handed', true), '')::json;
   end if;
 
-  -- Those are looked through a few at a time: nobody knows before how many there are to be.
+  -- Tickets that jobs share are looked through a few at a time: nobody knows before how many there are to be.
   shared := exists (
     with start as (
       select l as lane_id, (-32768)::smallint as priority, timestamptz '-infinity' as run_at, -1::bigint as job_id from unnest(lanes) l
@@ -241,7 +242,7 @@ begin
       -- Several, with marks: the tickets of each range between them, those handed on, and the jobs that need none, merged; then
       -- locked.
       cut := shared;
-      look_at := case when shared then least(16 << rounds, room * 2 + 50) else room * 2 + 50 end;
+      look_at := case when shared then least(32 << rounds, room * 2 + 50) else room * 2 + 50 end;
       with mark as (
         select * from unnest(mark_lanes, mark_priorities, mark_run_ats, mark_job_ids) k (lane_id, priority, run_at, job_id)
       ), start as (
