@@ -41,8 +41,8 @@ func worker(t testing.TB, db pgtest.Querier, tasks ...string) (id int32, taskIDs
 // row for each thing that is wrong.
 const whole = `
 with place as (
-  select 'ticket' as kind, run_at, job_id + i as job_id, lane_id, queue_id, priority
-  from offstage_private.ticket join generate_series(0, 31) i on i < jobs
+  select 'ticket' as kind, run_at, i as job_id, lane_id, queue_id, priority
+  from offstage_private.ticket cross join lateral unnest(coalesce(job_ids, array[job_id])) i
   union all select 'scheduled', run_at, job_id, lane_id, queue_id, priority from offstage_private.scheduled
   union all select 'parked', run_at, job_id, lane_id, queue_id, priority from offstage_private.parked
 ), running as (
@@ -63,8 +63,14 @@ select format('%s of job %s has another key than the job', p.kind, j.id)
 from place p join offstage_private.job j on j.id = p.job_id
 where (p.lane_id, p.priority, p.run_at, coalesce(p.queue_id, 0)) <> (j.lane_id, j.priority, j.run_at, coalesce(j.queue_id, 0))
 union all
-select format('ticket of job %s: %s jobs, ctids %s and %s', t.job_id, t.jobs, t.job_ctid, t.job_ctids) from offstage_private.ticket t
-where t.jobs not between 1 and 32 or t.jobs > 1 and (t.queue_id is not null or t.job_ctid is not null or cardinality(t.job_ctids) <> t.jobs) or t.jobs = 1 and t.job_ctids is not null
+select format('ticket of job %s: %s jobs, %s, ctids %s and %s', t.job_id, t.jobs, t.job_ids, t.job_ctid, t.job_ctids) from offstage_private.ticket t
+where t.jobs not between 1 and 32 or t.jobs = 1 and (t.job_ids is not null or t.job_ctids is not null)
+  or t.jobs > 1 and (t.queue_id is not null or t.job_ctid is not null or cardinality(t.job_ctids) <> t.jobs or cardinality(t.job_ids) <> t.jobs
+    or t.job_ids[1] <> t.job_id or t.job_ids <> array(select unnest(t.job_ids) order by 1))
+union all
+select format('the tickets that jobs %s and %s share overlap', t.job_ids, x.job_ids) from offstage_private.ticket t
+join offstage_private.ticket x on x.lane_id = t.lane_id and x.priority = t.priority and x.run_at = t.run_at and x.job_id > t.job_id and x.job_id < t.job_ids[t.jobs]
+where t.jobs > 1 and x.jobs > 1
 union all
 select format('queue %s: claim %s holds a slot, but does not run', q.queue_id, c)
 from offstage_private.queue_state q cross join lateral unnest(q.claims) c

@@ -344,7 +344,7 @@ func TestMigrationBesideOlderWorker(t *testing.T) {
 	pgtest.Do(t, conn, "drop table offstage_private.wish cascade")
 	pgtest.Do(t, conn, "alter table offstage_private.worker drop column deaf_since cascade")
 	pgtest.Do(t, conn, "alter table offstage_private.parked drop column job_ctid")
-	pgtest.Do(t, conn, "alter table offstage_private.ticket drop column jobs, drop column job_ctids")
+	pgtest.Do(t, conn, "alter table offstage_private.ticket drop column jobs, drop column job_ids, drop column job_ctids")
 	pgtest.Do(t, conn, "drop table offstage_private.offer cascade")
 	pgtest.Do(t, conn, "drop function offstage_private.give()")
 	pgtest.Do(t, conn, "delete from offstage_private.migration where version >= 11")

@@ -223,11 +223,12 @@ func (m *model) add() {
 // addMany adds jobs that are mostly alike, and so share tickets.
 func (m *model) addMany() {
 	r := m.r
-	runAt := m.now.Add(-time.Duration(r.IntN(3)) * time.Second)
-	one := &modelJob{task: pick(r, modelTasks), priority: r.IntN(3) - 1, runAt: runAt, max: 25}
+	runAt := m.now.Add(-time.Duration(r.IntN(3))*time.Second - time.Millisecond) // which nobody gets by hand: among those that share a ticket it would be out of order
+	one := &modelJob{task: pick(r, modelTasks), runAt: runAt, max: 25}
 	var jobs []*modelJob
 	var tasks, queues []string
-	for range 1 + r.IntN(50) {
+	var priorities []int
+	for range 1 + r.IntN(20) {
 		j := *one
 		if r.IntN(20) == 0 {
 			j.task = pick(r, modelTasks)
@@ -236,12 +237,14 @@ func (m *model) addMany() {
 			j.queue = pick(r, []string{"q1", "q2"})
 			m.queue(j.queue)
 		}
-		jobs, tasks, queues = append(jobs, &j), append(tasks, j.task), append(queues, j.queue)
+		j.priority = r.IntN(3)/2 - r.IntN(3)/2
+		jobs, tasks, queues, priorities = append(jobs, &j), append(tasks, j.task), append(queues, j.queue), append(priorities, j.priority)
 	}
-	m.say("add_jobs(%v, queues %q, run_at %s, priority %d)", tasks, queues, runAt.Format("15:04:05"), one.priority)
+	m.say("add_jobs(%v, queues %q, run_at %s, priorities %v)", tasks, queues, runAt.Format("15:04:05.000"), priorities)
 	for i, id := range pgtest.List[int64](m.t, m.conn, `select id from offstage.add_jobs(array(
-			select row (u.task, null, nullif(u.queue, ''), $3, null, null, $4, null)::offstage.job_spec from unnest($1::text[], $2::text[]) with ordinality u (task, queue, n) order by u.n))`,
-		tasks, queues, runAt, one.priority) {
+			select row (u.task, null, nullif(u.queue, ''), $3, null, null, u.priority, null)::offstage.job_spec
+			from unnest($1::text[], $2::text[], $4::smallint[]) with ordinality u (task, queue, priority, n) order by u.n))`,
+		tasks, queues, runAt, priorities) {
 		jobs[i].id = id
 		m.place(jobs[i])
 		m.jobs[id] = jobs[i]

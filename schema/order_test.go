@@ -52,11 +52,22 @@ func TestClaimOrder(t *testing.T) {
 				waiting = append(waiting, j)
 			}
 			for range r.IntN(4) { // some that share tickets
-				j := ticket{priority: int16(r.IntN(5) - 2), runAt: began.Add(time.Duration(r.IntN(20)) * time.Second)}
-				for _, j.id = range pgtest.List[int64](t, conn, `select unnest(offstage.add_many($1, (select json_agg('{}'::json) from generate_series(1, $2)), priority => $3, run_at => $4,
-						flags => case $5::integer when 0 then null else array[concat('f', $5::integer)] end))`, pick(r, []string{"a", "b", "c"}), 1+r.IntN(80), j.priority, j.runAt, r.IntN(4)) {
-					waiting = append(waiting, j)
+				var jobs []ticket
+				var names []string
+				var priorities []int16
+				var runAts []time.Time
+				task, second := pick(r, []string{"a", "b", "c"}), r.IntN(19)
+				for range 1 + r.IntN(80) {
+					j := ticket{priority: int16(r.IntN(2)), runAt: began.Add(time.Duration(second+r.IntN(5)/4) * time.Second)}
+					jobs, priorities, runAts = append(jobs, j), append(priorities, j.priority), append(runAts, j.runAt)
+					names = append(names, pick(r, []string{task, task, task, task, task, task, "a"}))
 				}
+				for i, id := range pgtest.List[int64](t, conn, `select id from offstage.add_jobs(array(
+						select row (u.name, null, null, u.run_at, null, null, u.priority, case $4::integer when 0 then null else array[concat('f', $4::integer)] end)::offstage.job_spec
+						from unnest($1::text[], $2::smallint[], $3::timestamptz[]) with ordinality u (name, priority, run_at, n) order by u.n))`, names, priorities, runAts, r.IntN(4)) {
+					jobs[i].id = id
+				}
+				waiting = append(waiting, jobs...)
 			}
 			slices.SortFunc(waiting, order)
 			clear(marked) // what the wake is for

@@ -96,9 +96,7 @@ func (s *soak) nowhere() {
 		select array(
 			select j.id from offstage_private.job j
 			where not j.failed
-				and not exists (select from offstage_private.ticket p
-					where p.lane_id = j.lane_id and p.priority = j.priority and p.run_at = j.run_at
-						and p.job_id > j.id - 32 and p.job_id <= j.id and p.job_id + p.jobs > j.id)
+				and not offstage_private.has_ticket(j)
 				and not exists (select from offstage_private.scheduled p where p.run_at = j.run_at and p.job_id = j.id)
 				and not exists (select from offstage_private.parked p where p.queue_id = j.queue_id
 					and p.lane_id = j.lane_id and p.priority = j.priority and p.run_at = j.run_at and p.job_id = j.id)

@@ -111,24 +111,39 @@ begin
   return place;
 end $$;
 
--- Takes a job out of the ticket that it shares with others; false when it shares none. They get it back in two parts, for those with smaller and with
--- greater ids, and whoever finds it locked until then must be told.
+-- Whether the job has a ticket, or shares one: see unshare().
+create or replace function offstage_private.has_ticket(j offstage_private.job) returns boolean
+language sql stable as $$
+  select exists (
+    select from offstage_private.ticket p
+    where p.lane_id = j.lane_id and p.priority = j.priority and p.run_at = j.run_at and p.job_id = j.id)
+  or coalesce((
+    select j.id = any (p.job_ids) from offstage_private.ticket p
+    where p.lane_id = j.lane_id and p.priority = j.priority and p.run_at = j.run_at and p.job_id <= j.id and p.jobs > 1
+    order by p.lane_id desc, p.priority desc, p.run_at desc, p.job_id desc limit 1), false)
+$$;
+
+-- Takes a job out of the ticket that it shares with others; false when it shares none. That is the last shared one that does not begin behind it: two shared tickets
+-- of a lane, priority and run_at never overlap. They get it back in two parts, for those with smaller and with greater ids, and whoever finds it locked until then is told.
 create or replace function offstage_private.unshare(j offstage_private.job) returns boolean
 language plpgsql as $$
 declare
   t record;
 begin
-  select p.ctid as place, p.job_id, p.jobs, p.job_ctids into t from offstage_private.ticket p
-  where p.lane_id = j.lane_id and p.priority = j.priority and p.run_at = j.run_at and p.job_id > j.id - 32 and p.job_id <= j.id
-    and p.jobs > 1 and p.job_id + p.jobs > j.id for update;
+  select p.ctid as place, array_position(p.job_ids, j.id) as position, p.jobs, p.job_ids, p.job_ctids into t from offstage_private.ticket p
+  where p.ctid = (
+    select o.ctid from offstage_private.ticket o
+    where o.lane_id = j.lane_id and o.priority = j.priority and o.run_at = j.run_at and o.job_id <= j.id and o.jobs > 1
+    order by o.lane_id desc, o.priority desc, o.run_at desc, o.job_id desc limit 1)
+    and j.id = any (p.job_ids) for update;
   if not found then
     return false;
   end if;
   delete from offstage_private.ticket p where p.ctid = t.place;
-  insert into offstage_private.ticket (run_at, job_id, lane_id, priority, job_ctid, jobs, job_ctids)
-  select j.run_at, u.job_id, j.lane_id, j.priority, case when u.jobs = 1 then t.job_ctids[u.at] end, u.jobs, case when u.jobs > 1 then t.job_ctids[u.at:u.at + u.jobs - 1] end
-  from (values (t.job_id, (j.id - t.job_id)::integer, 1), (j.id + 1, (t.job_id + t.jobs - j.id - 1)::integer, (j.id - t.job_id + 2)::integer)) u (job_id, jobs, at)
-  where u.jobs > 0;
+  insert into offstage_private.ticket (run_at, job_id, lane_id, priority, job_ctid, jobs, job_ids, job_ctids)
+  select j.run_at, t.job_ids[u.first], j.lane_id, j.priority, case when u.jobs = 1 then t.job_ctids[u.first] end, u.jobs,
+    case when u.jobs > 1 then t.job_ids[u.first:u.first + u.jobs - 1] end, case when u.jobs > 1 then t.job_ctids[u.first:u.first + u.jobs - 1] end
+  from (values (1, t.position - 1), (t.position + 1, t.jobs - t.position)) u (first, jobs) where u.jobs > 0;
   perform offstage_private.wake(j.task_id);
   return true;
 end $$;
@@ -178,9 +193,7 @@ begin
       return true;
     end if;
     -- Moved from one place to another under our eyes, or none at all?
-    if not exists (select from offstage_private.ticket p
-                   where p.lane_id = j.lane_id and p.priority = j.priority and p.run_at = j.run_at
-                     and p.job_id > j.id - 32 and p.job_id <= j.id and p.job_id + p.jobs > j.id)
+    if not offstage_private.has_ticket(j)
        and not exists (select from offstage_private.scheduled p where p.run_at = j.run_at and p.job_id = j.id)
        and not exists (select from offstage_private.parked p
                        where p.queue_id = j.queue_id and p.lane_id = j.lane_id and p.priority = j.priority

@@ -218,20 +218,20 @@ begin
           new.flags, true)::offstage._private_jobs;
 end $$;
 
--- Gives new jobs, which are alike and have no key, their places. Those without a queue share tickets, up to 32 that follow one another: for as long as
--- their ids do, and are the same but for the last five bits. So the order of all jobs stays what it is, and unshare() finds them.
+-- Gives new jobs, which are alike and have no key, their places. Those without a queue share tickets, up to 32 that follow one another without a gap: so nobody else's
+-- are between them, the order of all jobs stays what it is, and unshare() finds them.
 create or replace function offstage_private.place_alike(
   ids bigint[], ctids tid[], task_id integer, lane_id integer, queue_id integer, priority smallint, run_at timestamptz, at timestamptz) returns void
 language plpgsql as $$
 begin
   if run_at <= at then
-    insert into offstage_private.ticket (run_at, job_id, lane_id, queue_id, priority, job_ctid, jobs, job_ctids)
-    select place_alike.run_at, m.id, place_alike.lane_id, place_alike.queue_id, place_alike.priority, case when m.jobs = 1 then m.ctids[1] end, m.jobs,
-      case when m.jobs > 1 then m.ctids end
+    insert into offstage_private.ticket (run_at, job_id, lane_id, queue_id, priority, job_ctid, jobs, job_ids, job_ctids)
+    select place_alike.run_at, m.ids[1], place_alike.lane_id, place_alike.queue_id, place_alike.priority, case when m.jobs = 1 then m.ctids[1] end, m.jobs,
+      case when m.jobs > 1 then m.ids end, case when m.jobs > 1 then m.ctids end
     from (
-      select min(u.id) as id, count(*) as jobs, array_agg(u.job_ctid order by u.n) as ctids
+      select count(*) as jobs, array_agg(u.id order by u.n) as ids, array_agg(u.job_ctid order by u.n) as ctids
       from unnest(ids, ctids) with ordinality u (id, job_ctid, n)
-      group by u.id - u.n, u.id >> 5, case when place_alike.queue_id is not null then u.id end) m;
+      group by u.id - u.n, (u.n - 1) / case when place_alike.queue_id is null then 32 else 1 end) m;
     perform offstage_private.wake(task_id);
   else
     insert into offstage_private.scheduled (run_at, job_id, lane_id, queue_id, priority)
@@ -357,15 +357,18 @@ begin
     where s.job_key is null
     returning id, run_at, task_id, lane_id, queue_id, priority, ctid
   ), tickets as (
-    -- As in place_alike().
-    insert into offstage_private.ticket (run_at, job_id, lane_id, queue_id, priority, job_ctid, jobs, job_ctids)
-    select m.run_at, m.id, m.lane_id, m.queue_id, m.priority, case when m.jobs = 1 then m.ctids[1] end, m.jobs, case when m.jobs > 1 then m.ctids end
+    -- As in place_alike(). Between those that share a ticket there may be others of this call that are not of the same priority and run_at, and none of other calls.
+    insert into offstage_private.ticket (run_at, job_id, lane_id, queue_id, priority, job_ctid, jobs, job_ids, job_ctids)
+    select m.run_at, m.ids[1], m.lane_id, m.queue_id, m.priority, case when m.jobs = 1 then m.ctids[1] end, m.jobs,
+      case when m.jobs > 1 then m.ids end, case when m.jobs > 1 then m.ctids end
     from (
-      select a.run_at, a.lane_id, a.queue_id, a.priority, min(a.id) as id, count(*) as jobs, array_agg(a.ctid order by a.id) as ctids
+      select a.run_at, a.lane_id, a.queue_id, a.priority, count(*) as jobs, array_agg(a.id order by a.id) as ids, array_agg(a.ctid order by a.id) as ctids
       from (
-        select a.*, a.id - row_number() over (partition by a.lane_id, a.run_at, a.priority, a.queue_id order by a.id) as step from added a where a.run_at <= at
+        select a.*, row_number() over (order by a.id) as n, row_number() over (partition by a.priority, a.run_at order by a.id) as turn,
+          row_number() over (partition by a.priority, a.run_at, a.lane_id, a.queue_id order by a.id) as position
+        from added a where a.run_at <= at
       ) a
-      group by a.lane_id, a.run_at, a.priority, a.queue_id, a.step, a.id >> 5, case when a.queue_id is not null then a.id end) m
+      group by a.priority, a.run_at, a.lane_id, a.queue_id, a.id - a.n, a.turn - a.position, (a.position - 1) / case when a.queue_id is null then 32 else 1 end) m
   ), later as (
     insert into offstage_private.scheduled (run_at, job_id, lane_id, queue_id, priority)
     select a.run_at, a.id, a.lane_id, a.queue_id, a.priority from added a where a.run_at > at

@@ -269,7 +269,7 @@ begin
             select from range r where r.lane_id = h.lane_id and h.priority < r.until
               and (h.priority, h.run_at, h.job_id) > (r.priority, r.run_at, r.job_id))
           union all
-          select null::tid, j.*, 1::smallint, null, false from unnest(turns) j
+          select null::tid, j.*, 1::smallint, null, null, false from unnest(turns) j
         ) t
         order by t.priority, t.run_at, t.job_id limit look_at
       ), enough (n) as materialized (
@@ -298,7 +298,7 @@ begin
           select t.ctid as place, t.*, sum(t.jobs) over (order by t.priority, t.run_at, t.job_id) - t.jobs as before
           from offstage_private.ticket t where t.ctid = any (places)) p
       )
-      select array(select p.job_id + i from part p cross join lateral generate_series(0, p.n - 1) i where p.queue_id is null order by 1),
+      select array(select i from part p cross join lateral unnest(coalesce(p.job_ids[1:p.n], array[p.job_id])) i where p.queue_id is null and p.n > 0 order by 1),
         array(select c from part p cross join lateral unnest(coalesce(p.job_ctids[1:p.n], array[p.job_ctid])) c where p.queue_id is null and p.n > 0),
         array_agg(p.place) filter (where p.queue_id is null and p.n = p.jobs),
         array_agg(p.place) filter (where p.queue_id is not null and p.n > 0), array_agg(p.queue_id) filter (where p.queue_id is not null and p.n > 0),
@@ -308,8 +308,8 @@ begin
       into taken, ctids, places, queued, queue_ids, seen, parted, part, left_lanes
       from part p;
       update offstage_private.ticket t
-      set job_id = t.job_id + part, jobs = t.jobs - part, job_ctids = case when t.jobs - part > 1 then t.job_ctids[part + 1:] end,
-        job_ctid = case when t.jobs - part = 1 then t.job_ctids[t.jobs] end
+      set job_id = t.job_ids[part + 1], jobs = t.jobs - part, job_ids = case when t.jobs - part > 1 then t.job_ids[part + 1:] end,
+        job_ctids = case when t.jobs - part > 1 then t.job_ctids[part + 1:] end, job_ctid = case when t.jobs - part = 1 then t.job_ctids[t.jobs] end
       where t.ctid = parted;
       perform offstage_private.wake(t) from (
         select distinct coalesce((select o.task_id from offstage_private.lane o where o.id = l), l) from unnest(left_lanes) l) u (t);
@@ -420,7 +420,7 @@ begin
       )
       select (select array_agg(t.job_id) from turn t where t.goes), (select array_agg(t.job_ctid) from turn t where t.goes),
         (select array_agg(t.place) from turn t where t.goes),
-        (select array_agg(row (k.run_at, k.job_id, k.lane_id, k.queue_id, k.priority, null, 1, null)::offstage_private.ticket) from
+        (select array_agg(row (k.run_at, k.job_id, k.lane_id, k.queue_id, k.priority, null, 1, null, null)::offstage_private.ticket) from
           (select distinct on (p.lane_id, p.priority) p.* from park p order by p.lane_id, p.priority, p.run_at desc, p.job_id desc) k),
         again or (select count(*) from gone) < cardinality(queued)
       into got, got_ctids, got_states, marks, again;

@@ -65,9 +65,7 @@ create or replace function offstage_private.state_of(j offstage_private.job) ret
 language sql stable as $$
   select case
     when j.failed then 'failed'
-    when exists (select from offstage_private.ticket p
-                 where p.lane_id = j.lane_id and p.priority = j.priority and p.run_at = j.run_at
-                   and p.job_id > j.id - 32 and p.job_id <= j.id and p.job_id + p.jobs > j.id)
+    when offstage_private.has_ticket(j)
       then case when (select t.paused from offstage_private.task t where t.id = j.task_id)
                   or (select q.paused from offstage_private.queue_setting q where q.queue_id = j.queue_id) then 'paused' else 'waiting' end
     when exists (select from offstage_private.scheduled p where p.run_at = j.run_at and p.job_id = j.id) then 'scheduled'

@@ -112,11 +112,16 @@ begin
 
   if state in ('waiting', 'parked', 'paused') then
     stretch := $q$
+      select t.priority, t.run_at, t.job_id from (
+        select t.priority, t.run_at, t.job_id, t.jobs from offstage_private.ticket t
+        where s.place = 'ticket' and t.lane_id = s.lane_id and (t.priority, t.run_at, t.job_id) {>} ($4, $5, $6)
+        order by t.lane_id {asc}, t.priority {asc}, t.run_at {asc}, t.job_id {asc} limit {n}) t where t.jobs = 1
+      union all
       select * from (select t.priority, t.run_at, i.job_id from (
           select t.* from offstage_private.ticket t
-          where s.place = 'ticket' and t.lane_id = s.lane_id and (t.priority, t.run_at, t.job_id) {>} ($4, $5, $6{back})
-          order by t.lane_id {asc}, t.priority {asc}, t.run_at {asc}, t.job_id {asc} limit {n}{more}) t
-        cross join lateral (select t.job_id + i as job_id from generate_series(0, t.jobs - 1) i) i
+          where s.place = 'ticket' and t.lane_id = s.lane_id and t.jobs > 1 and (t.priority, t.run_at, t.job_id) {>=} ($4, $5, {begin})
+          order by t.lane_id {asc}, t.priority {asc}, t.run_at {asc}, t.job_id {asc} limit {n} + 1) t
+        cross join lateral unnest(t.job_ids) i (job_id)
         where (t.priority, t.run_at, i.job_id) {>} ($4, $5, $6)
         order by t.priority {asc}, t.run_at {asc}, i.job_id {asc} limit {n}) t
       union all
@@ -127,13 +132,16 @@ begin
       select * from (select p.priority, p.run_at, p.job_id from offstage_private.parked p
         where s.place = 'parked' and p.queue_id = s.queue_id and p.lane_id = s.lane_id and (p.priority, p.run_at, p.job_id) {>} ($4, $5, $6)
         order by p.queue_id {asc}, p.lane_id {asc}, p.priority {asc}, p.run_at {asc}, p.job_id {asc} limit {n}) p $q$;
-    -- A ticket for many jobs begins up to 31 in front of the one to begin behind.
-    stretch := replace(replace(replace(replace(stretch, '{>}', beyond), '{asc}', dir),
-      '{back}', case when rising then ' - 31' else '' end), '{more}', case when rising then ' + 31' else '' end);
+    -- Shared tickets never overlap, but may be around others. Upwards, the one that holds the job to begin behind begins in front of it.
+    stretch := replace(replace(replace(replace(stretch, '{>}', beyond), '{>=}', beyond || '='), '{asc}', dir),
+      '{begin}', case when rising then 'coalesce((select o.job_id from offstage_private.ticket o
+        where o.lane_id = s.lane_id and o.priority = $4 and o.run_at = $5 and o.job_id <= $6 and o.jobs > 1
+        order by o.lane_id desc, o.priority desc, o.run_at desc, o.job_id desc limit 1), $6)' else '$6' end);
     -- Of any number of stretches, the next n jobs are in the n that begin first.
     return query execute format($q$
       with head as materialized (
-        select s.* from offstage_private.stretches($1, $2, $3) s cross join lateral (%1$s) h
+        select s.* from offstage_private.stretches($1, $2, $3) s
+        cross join lateral (select * from (%1$s) x order by x.priority %3$s, x.run_at %3$s, x.job_id %3$s limit 1) h
         order by h.priority %3$s, h.run_at %3$s, h.job_id %3$s limit $7)
       select x.job_id, x.priority, x.run_at, x.job_id, true from head s cross join lateral (%2$s) x
       order by x.priority %3$s, x.run_at %3$s, x.job_id %3$s limit $7 $q$,

@@ -255,7 +255,7 @@ begin
       greatest(j.run_at, j.added_at), null::timestamptz, 'start a worker that does not forbid it: ' || offstage_private.cli('worker') || ', without --forbid-flag';
   else
     select * into h from offstage_private.slots_for(j.task_id);
-    select least(coalesce(sum(case when (x.priority, x.run_at) = (j.priority, j.run_at) then least(x.jobs, j.id - x.job_id) else x.jobs end), 0), 10000) into n from (
+    select least(coalesce(sum(case when j.id = any (x.job_ids) then array_position(x.job_ids, j.id) - 1 else x.jobs end), 0), 10000) into n from (
       select p.* from offstage_private.ticket p where p.lane_id = j.lane_id and (p.priority, p.run_at, p.job_id) < (j.priority, j.run_at, j.id) limit 10000) x;
     return query select 'waiting', format('waiting for a free slot of a worker: %s of %s of %s for the task %L %s busy', h.taken, offstage_private.plural(h.slots, 'slot'),
           offstage_private.plural(h.workers, 'worker'), t.name, case when h.taken = 1 then 'is' else 'are' end)
