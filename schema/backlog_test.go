@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -167,6 +168,49 @@ func TestBacklog(t *testing.T) {
 		t.Fatalf("%d are parked, want %d", n, many)
 	}
 	look("parked behind a busy queue")
+}
+
+// TestDeadSharedTickets: nor do those that jobs have shared, whatever is asked about one of the jobs.
+func TestDeadSharedTickets(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	conn, old := db.Conn(t), db.Conn(t)
+	id, tasks := worker(t, conn, "runs", "also")
+	for _, task := range []string{"runs", "also"} {
+		pgtest.Do(t, conn, "select offstage.add_many($1, (select json_agg(n) from generate_series(1, $2) n), run_at => '2020-01-01 UTC')", task, many)
+	}
+	pgtest.Do(t, old, "begin isolation level repeatable read")
+	pgtest.Do(t, old, "select 1 from offstage_private.ticket limit 1")
+	var m marks
+	for _, task := range tasks {
+		m.lanes, m.priorities, m.runAts = append(m.lanes, task), append(m.priorities, 0), append(m.runAts, time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC))
+		m.ids = append(m.ids, one64(t, conn, "select max(job_ids[jobs]) from offstage_private.ticket where lane_id = $1", task))
+	}
+	pgtest.Do(t, conn, "delete from offstage_private.ticket") // as claims do
+	analyze(t, conn)
+	for n, names := range [][]string{{"runs"}, {"runs", "also"}} {
+		for _, name := range names {
+			pgtest.Do(t, conn, "select offstage.add_many($1, (select json_agg(n) from generate_series(1, 40) n))", name)
+		}
+		some := marks{m.lanes[:n+1], m.priorities[:n+1], m.runAts[:n+1], m.ids[:n+1]}
+		if n := least(func() int { return buffers(t, conn, claimCall, some.args(id, 50, tasks[:n+1])...) }); n > 200 {
+			t.Errorf("a claim of %v touches %d pages", names, n)
+		} else {
+			t.Logf("a claim of %v touches %d pages", names, n)
+		}
+		if got := one64(t, conn, "select count(*) from ("+claimCall+") c where kind = 'job'", some.args(id, 40, tasks[:n+1])...); got != 40 {
+			t.Errorf("claimed %d of 40 of %v", got, names)
+		}
+	}
+	for _, call := range []string{ // of one whose ticket is gone
+		"select offstage_private.state_of(j) from offstage_private.job j where id = $1", "select offstage.complete_jobs(array[$1::bigint])", "select offstage.explain($1)",
+	} {
+		if n := least(func() int { return buffers(t, conn, call, m.ids[0]) }); n > 250 {
+			t.Errorf("%s: touches %d pages", call, n)
+		} else {
+			t.Logf("%s: touches %d pages", call, n)
+		}
+	}
 }
 
 // TestDeadTickets: tickets that are gone, but that an old snapshot still sees, cost nothing to whoever gives marks

@@ -66,7 +66,7 @@ union all
 select format('ticket of job %s: %s jobs, %s, ctids %s and %s', t.job_id, t.jobs, t.job_ids, t.job_ctid, t.job_ctids) from offstage_private.ticket t
 where t.jobs not between 1 and 32 or t.jobs = 1 and (t.job_ids is not null or t.job_ctids is not null)
   or t.jobs > 1 and (t.queue_id is not null or t.job_ctid is not null or cardinality(t.job_ctids) <> t.jobs or cardinality(t.job_ids) <> t.jobs
-    or t.job_ids[1] <> t.job_id or t.job_ids <> array(select unnest(t.job_ids) order by 1))
+    or t.job_ids[1] <> t.job_id or t.job_ids[t.jobs] - t.job_id > 1023 or t.job_ids <> array(select unnest(t.job_ids) order by 1))
 union all
 select format('the tickets that jobs %s and %s share overlap', t.job_ids, x.job_ids) from offstage_private.ticket t
 join offstage_private.ticket x on x.lane_id = t.lane_id and x.priority = t.priority and x.run_at = t.run_at and x.job_id > t.job_id and x.job_id < t.job_ids[t.jobs]

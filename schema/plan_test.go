@@ -25,6 +25,9 @@ var hotCalls = []hot{
 	{"claim, one lane with a mark", ``, `select * from offstage.claim(1, 10, t.task('a'), null, t.task('a'), '{0}', array['2000-01-01'::timestamptz], '{1}')`, 100},
 	{"claim, two lanes", ``, `select * from offstage.claim(1, 10, t.task('a', 'b'))`, 500},
 	{"claim, two lanes with marks", ``, `select * from offstage.claim(1, 10, t.task('a', 'b'), null, t.task('a', 'b'), '{0,0}', array['2000-01-01', '2000-01-01']::timestamptz[], '{1,1}')`, 500},
+	{"claim, shared tickets", ``, `select * from offstage.claim(1, 100, t.task('shared'))`, 500},
+	{"claim, what is left of a shared ticket", `select t.claim(1, 'shared')`, `select * from offstage.claim(1, 1, t.task('shared'))`, 300},
+	{"claim, shared tickets and others", ``, `select * from offstage.claim(1, 10, t.task('a', 'shared'))`, 500},
 	{"claim, a queue", `select t.busy()`, `select * from offstage.claim(1, 10, t.task('queued'))`, 200},
 	{"settle, plain successes", `select t.claim(10, 'a')`, `select * from offstage.settle(1, t.claims(), t.ids(), job_ctids => t.ctids())`, 100},
 	{"settle, plain successes that are counted", `select t.claim(10, 'a')`, `select * from offstage.settle(1, t.claims(), t.ids(), job_ctids => t.ctids(), stats => '[{"task_id": 1, "outcome": "succeeded", "n": 10, "waits": [10], "runs": [10]}]')`, 70},
@@ -49,8 +52,11 @@ var hotCalls = []hot{
 	end $$`, `select offstage.add_job('a')`, 40},
 	{"add_job, a key that is there", ``, `select offstage.add_job('a', job_key => 'k')`, 30},
 	{"add_jobs", ``, `select offstage.add_jobs(array[row('a', null, 'q', null, null, null, null, null), row('b', null, null, null, null, 'k', null, null)]::offstage.job_spec[])`, 2300}, // may read all names: there are 1000 queues
+	{"add_jobs, alike", ``, `select offstage.add_jobs(array[row('a', null, null, null, null, null, null, null), row('a', null, null, null, null, null, null, null)]::offstage.job_spec[])`, 40},
 	{"remove_job", ``, `select offstage.remove_job('k')`, 100},
 	{"complete_jobs", `select t.some()`, `select offstage.complete_jobs(t.ids())`, 200},
+	{"complete_jobs, out of shared tickets", `select t.sharing()`, `select offstage.complete_jobs(t.ids())`, 250},
+	{"job_status, of some that share a ticket", `select t.sharing()`, `select * from unnest(t.ids()) i, offstage.job_status(i)`, 200},
 	{"reschedule_jobs", `select t.some()`, `select offstage.reschedule_jobs(t.ids(), priority => 3)`, 200},
 	{"retry_jobs", `select t.some()`, `select offstage.retry_jobs(t.ids())`, 200},
 	{"cancel_jobs", `select t.some()`, `select offstage.cancel_jobs(t.ids())`, 200},
@@ -106,6 +112,9 @@ begin
   insert into t.claimed (job_id) (select job_id from offstage_private.ticket order by lane_id, priority, run_at, job_id limit 1);
   insert into t.claimed (job_id) (select id from offstage_private.job where failed order by id limit 1);
 end $$;
+create function t.sharing() returns void language sql as $$
+  insert into t.claimed (job_id) select unnest(x.job_ids[3:7]) from (select * from offstage_private.ticket where jobs > 1 order by lane_id, priority, run_at, job_id limit 1) x
+$$;
 create function t.due(n integer) returns void language plpgsql as $$
 begin
   insert into t.claimed (job_id) select job_id from offstage_private.scheduled order by run_at, job_id limit n;
@@ -163,6 +172,7 @@ func TestPlans(t *testing.T) {
 	// Half of them have expired. Nobody awaits a job that is there, so that a settle finds none of them.
 	waiters := `insert into offstage_private.waiter (job_id, expires_at)
 		select -n - (select count(*) from offstage_private.waiter), now() + interval '1 h' * (n % 2 * 2 - 1) from generate_series(1, $1::integer) n`
+	shared := `select count(offstage.add_many('shared', (select json_agg(n) from generate_series(1, least($1::integer, 1000)) n))) from generate_series(1, ($1::integer + 999) / 1000)`
 	statistics := `with x as (select now() - interval '1 h' - n * interval '1 min' as at from generate_series(1, $1::integer / 20) n),
 		m as (insert into offstage_private.statistic_minute select at, 1, 0, 'succeeded', 1, '{1}', '{1}' from x on conflict do nothing)
 		insert into offstage_private.statistic_hour select at, 1, 0, 'succeeded', 1, '{1}', '{1}' from x on conflict do nothing`
@@ -171,7 +181,7 @@ func TestPlans(t *testing.T) {
 			now(), now() + interval '1 day' + n * interval '1 s', now(), case when n % 2 = 0 then now() - interval '1 h' end
 		from generate_series(1, $1::integer) n`
 	add := func(n int) {
-		for _, sql := range []string{grow, some, failed, history, log, leases, waiters, statistics, schedules} {
+		for _, sql := range []string{grow, shared, some, failed, history, log, leases, waiters, statistics, schedules} {
 			pgtest.Do(t, conn, sql, n)
 		}
 	}
@@ -187,6 +197,7 @@ func TestPlans(t *testing.T) {
 	measure(t, "analyzed, old plans", old)
 	measure(t, "analyzed", db.Conn(t))
 	pgtest.Do(t, conn, `delete from offstage_private.job j where not failed and key is null and id % 4000 > 1`)
+	pgtest.Do(t, conn, "delete from offstage_private.ticket where jobs > 1")
 	for _, place := range []string{"ticket", "scheduled", "parked"} {
 		pgtest.Do(t, conn, fmt.Sprintf(`delete from offstage_private.%s p where not exists (select from offstage_private.job j where j.id = p.job_id)`, place))
 	}

@@ -186,7 +186,7 @@ func (a *adder) steps() (steps []step, n int) {
 
 // kind is one way to add.
 func (a *adder) kind(keyed, newNames bool) (step, int) {
-	many := 2 + a.rng.IntN(30)
+	many := 2 + a.rng.IntN(keys-1)
 	switch n := a.rng.IntN(100); {
 	case n < 25:
 		return a.sqlAddJob(a.spec(keyed, newNames)), 1
@@ -251,8 +251,13 @@ func (a *adder) specs(n int, keyed, newNames bool) []offstage.Spec {
 	mode := pick(a.rng, []offstage.KeyMode{offstage.Replace, offstage.PreserveRunAt})
 	free := a.rng.Perm(keys)
 	list := make([]offstage.Spec, n)
+	alike := a.rng.IntN(2) == 0 // most of them then share tickets
 	for i := range list {
 		list[i] = a.spec(false, newNames)
+		if alike && a.rng.IntN(20) > 0 {
+			list[i] = list[0]
+			list[i].Key, list[i].KeyMode = "", ""
+		}
 		if keyed && a.rng.IntN(3) == 0 {
 			list[i].Key, list[i].KeyMode = fmt.Sprintf("key-%02d", free[i]), mode
 		}

@@ -119,12 +119,13 @@ language sql stable as $$
     where p.lane_id = j.lane_id and p.priority = j.priority and p.run_at = j.run_at and p.job_id = j.id)
   or coalesce((
     select j.id = any (p.job_ids) from offstage_private.ticket p
-    where p.lane_id = j.lane_id and p.priority = j.priority and p.run_at = j.run_at and p.job_id <= j.id and p.jobs > 1
+    where p.lane_id = j.lane_id and p.priority = j.priority and p.run_at = j.run_at and p.job_id <= j.id and p.job_id > j.id - 1024 and p.jobs > 1
     order by p.lane_id desc, p.priority desc, p.run_at desc, p.job_id desc limit 1), false)
 $$;
 
 -- Takes a job out of the ticket that it shares with others; false when it shares none. That is the last shared one that does not begin behind it: two shared tickets
--- of a lane, priority and run_at never overlap. They get it back in two parts, for those with smaller and with greater ids, and whoever finds it locked until then is told.
+-- of a lane, priority and run_at never overlap, and the ids of none are further apart than 1023. They get it back in two parts, for those with smaller and with greater ids,
+-- and whoever finds it locked until then is told.
 create or replace function offstage_private.unshare(j offstage_private.job) returns boolean
 language plpgsql as $$
 declare
@@ -133,7 +134,7 @@ begin
   select p.ctid as place, array_position(p.job_ids, j.id) as position, p.jobs, p.job_ids, p.job_ctids into t from offstage_private.ticket p
   where p.ctid = (
     select o.ctid from offstage_private.ticket o
-    where o.lane_id = j.lane_id and o.priority = j.priority and o.run_at = j.run_at and o.job_id <= j.id and o.jobs > 1
+    where o.lane_id = j.lane_id and o.priority = j.priority and o.run_at = j.run_at and o.job_id <= j.id and o.job_id > j.id - 1024 and o.jobs > 1
     order by o.lane_id desc, o.priority desc, o.run_at desc, o.job_id desc limit 1)
     and j.id = any (p.job_ids) for update;
   if not found then

@@ -357,7 +357,8 @@ begin
     where s.job_key is null
     returning id, run_at, task_id, lane_id, queue_id, priority, ctid
   ), tickets as (
-    -- As in place_alike(). Between those that share a ticket there may be others of this call that are not of the same priority and run_at, and none of other calls.
+    -- As in place_alike(). Between those that share a ticket there may be others of this call that are not of the same priority and run_at, and none of other calls. Ids
+    -- that are the same but for the last ten bits, so that unshare() need not look far.
     insert into offstage_private.ticket (run_at, job_id, lane_id, queue_id, priority, job_ctid, jobs, job_ids, job_ctids)
     select m.run_at, m.ids[1], m.lane_id, m.queue_id, m.priority, case when m.jobs = 1 then m.ctids[1] end, m.jobs,
       case when m.jobs > 1 then m.ids end, case when m.jobs > 1 then m.ctids end
@@ -368,7 +369,7 @@ begin
           row_number() over (partition by a.priority, a.run_at, a.lane_id, a.queue_id order by a.id) as position
         from added a where a.run_at <= at
       ) a
-      group by a.priority, a.run_at, a.lane_id, a.queue_id, a.id - a.n, a.turn - a.position, (a.position - 1) / case when a.queue_id is null then 32 else 1 end) m
+      group by a.priority, a.run_at, a.lane_id, a.queue_id, a.id - a.n, a.id >> 10, a.turn - a.position, (a.position - 1) / case when a.queue_id is null then 32 else 1 end) m
   ), later as (
     insert into offstage_private.scheduled (run_at, job_id, lane_id, queue_id, priority)
     select a.run_at, a.id, a.lane_id, a.queue_id, a.priority from added a where a.run_at > at

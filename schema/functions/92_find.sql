@@ -135,7 +135,7 @@ begin
     -- Shared tickets never overlap, but may be around others. Upwards, the one that holds the job to begin behind begins in front of it.
     stretch := replace(replace(replace(replace(stretch, '{>}', beyond), '{>=}', beyond || '='), '{asc}', dir),
       '{begin}', case when rising then 'coalesce((select o.job_id from offstage_private.ticket o
-        where o.lane_id = s.lane_id and o.priority = $4 and o.run_at = $5 and o.job_id <= $6 and o.jobs > 1
+        where o.lane_id = s.lane_id and o.priority = $4 and o.run_at = $5 and o.job_id <= $6 and o.job_id > $6 - 1024 and o.jobs > 1
         order by o.lane_id desc, o.priority desc, o.run_at desc, o.job_id desc limit 1), $6)' else '$6' end);
     -- Of any number of stretches, the next n jobs are in the n that begin first.
     return query execute format($q$
