@@ -237,7 +237,7 @@ func (m *model) addMany() {
 			j.queue = pick(r, []string{"q1", "q2"})
 			m.queue(j.queue)
 		}
-		j.priority = r.IntN(3)/2 - r.IntN(3)/2
+		j.priority = pick(r, []int{0, 0, 0, 0, 1, -1})
 		jobs, tasks, queues, priorities = append(jobs, &j), append(tasks, j.task), append(queues, j.queue), append(priorities, j.priority)
 	}
 	m.say("add_jobs(%v, queues %q, run_at %s, priorities %v)", tasks, queues, runAt.Format("15:04:05.000"), priorities)
