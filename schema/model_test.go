@@ -130,7 +130,13 @@ func (m *model) place(j *modelJob) {
 	}
 }
 
+// some gives up to three jobs, of those states if there are any.
 func (m *model) some(states ...string) []int64 {
+	ids := m.all(states...)
+	return ids[:min(len(ids), m.r.IntN(4))]
+}
+
+func (m *model) all(states ...string) []int64 {
 	var ids []int64
 	for id, j := range m.jobs {
 		if len(states) == 0 || slices.Contains(states, j.state) {
@@ -139,7 +145,7 @@ func (m *model) some(states ...string) []int64 {
 	}
 	slices.Sort(ids)
 	m.r.Shuffle(len(ids), func(i, k int) { ids[i], ids[k] = ids[k], ids[i] })
-	return ids[:min(len(ids), m.r.IntN(4))]
+	return ids
 }
 
 func (m *model) byKey(key string) *modelJob {
@@ -228,7 +234,7 @@ func (m *model) addMany() {
 	var jobs []*modelJob
 	var tasks, queues []string
 	var priorities []int
-	for range 1 + r.IntN(20) {
+	for range 1 + r.IntN(12) {
 		j := *one
 		if r.IntN(20) == 0 {
 			j.task = pick(r, modelTasks)
@@ -329,7 +335,11 @@ func (m *model) claim(tasks []string) {
 
 func (m *model) settle() {
 	var endings []string
-	for _, id := range m.some("running") {
+	ids := m.some("running")
+	if m.r.IntN(3) == 0 {
+		ids = m.all("running")
+	}
+	for _, id := range ids {
 		j := m.jobs[id]
 		ending := pick(m.r, []string{"succeed", "succeed", "retry", "fail", "cancel", "snooze", "release"})
 		delay := m.r.IntN(20)
