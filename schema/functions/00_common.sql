@@ -129,15 +129,20 @@ $$;
 create or replace function offstage_private.unshare(j offstage_private.job) returns boolean
 language plpgsql as $$
 declare
+  candidate tid;
   t record;
 begin
-  select p.ctid as place, array_position(p.job_ids, j.id) as position, p.jobs, p.job_ids, p.job_ctids into t from offstage_private.ticket p
-  where p.ctid = (
+  candidate := (
     select o.ctid from offstage_private.ticket o
     where o.lane_id = j.lane_id and o.priority = j.priority and o.run_at = j.run_at and o.job_id <= j.id and o.job_id > j.id - 1024 and o.jobs > 1
-    order by o.lane_id desc, o.priority desc, o.run_at desc, o.job_id desc limit 1)
-    and j.id = any (p.job_ids) for update;
-  if not found then
+    order by o.lane_id desc, o.priority desc, o.run_at desc, o.job_id desc limit 1);
+  if candidate is null then
+    return false;
+  end if;
+  select p.ctid as place, array_position(p.job_ids, j.id) as position, p.jobs, p.job_ids, p.job_ctids into t from offstage_private.ticket p
+  where p.ctid = candidate and j.id = any (p.job_ids) for update;
+  if not found then  -- what a claim has left of it is locked all the same, if we had to wait
+    perform offstage_private.wake(j.task_id);
     return false;
   end if;
   delete from offstage_private.ticket p where p.ctid = t.place;

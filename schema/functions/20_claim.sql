@@ -83,6 +83,7 @@ as $$
 #variable_conflict use_column
 declare
   at timestamptz;        -- when the jobs were claimed
+  begun pg_snapshot;
   lanes integer[];
   lane integer;
   room integer := least(want, 1000);
@@ -93,6 +94,8 @@ declare
   parted tid;            -- the one of those that this round takes a part of,
   part integer;          -- so many jobs,
   left_lanes integer[];  -- and the lanes of what it leaves
+  got_n integer;         -- tickets that this round got, before they were cut
+  skipped boolean;       -- and may have locked others, without taking them
   rounds integer := 0;
   seen integer;          -- tickets that this round got
   again boolean := false;
@@ -129,6 +132,7 @@ begin
   if sleep_state in (1, -1) then
     perform offstage_private.sleep_lock(task_ids, sleep_state > 0);
   end if;
+  begun := pg_current_snapshot();  -- what was in progress then may not have been seen
 
   -- What to look through: the lanes of these tasks, without paused tasks and forbidden flags. (A "language sql" helper
   -- would be planned again at every call.)
@@ -172,6 +176,7 @@ begin
     end if;
     rounds := rounds + 1;
     cut := false;
+    skipped := false;
     if parked.lane_id is not null and not aside then
       -- Of a long queue, up to a thousand are parked at a time, however few jobs are wanted, or it would hold up for long what stands
       -- behind it. As far as one ticket follows the other whose queue is full: which stays so while the queue is locked.
@@ -285,9 +290,18 @@ begin
         order by priority, run_at, job_id limit (select n from enough)
       )
       select array_agg(t.job_id order by t.job_id), array_agg(t.job_ctid), array_agg(t.place), count(t.queue_id) filter (where t.place is not null), count(*),
-        (select count(*) from look), array_agg(t.place) filter (where t.turned), array_agg(t.job_id) filter (where t.place is null)
-      into taken, ctids, places, in_queues, seen, looked, turned, turn_ids from first t;
+        (select count(*) from look), array_agg(t.place) filter (where t.turned), array_agg(t.job_id) filter (where t.place is null),
+        -- One that somebody was just making smaller may be locked by now, though it is not what was looked at any more.
+        (select count(*) from got) > count(t.place) or exists (
+          select from look l where shared and l.jobs > 1 and l.place <> all (array(select g.place from got g))
+            and ((l.priority, l.run_at, l.job_id) < (select g.priority, g.run_at, g.job_id from got g order by 1 desc, 2 desc, 3 desc limit 1)) is not false)
+      into taken, ctids, places, in_queues, seen, looked, turned, turn_ids, skipped from first t;
       handed := null;
+    end if;
+    got_n := seen;
+    if skipped then  -- it is for others, who do not see it until we have committed
+      perform offstage_private.wake(t) from (
+        select distinct coalesce((select o.task_id from offstage_private.lane o where o.id = l), l) from unnest(lanes) l) u (t);
     end if;
     queued := null;
     if cut and places is not null then
@@ -348,8 +362,8 @@ begin
     end if;
     delete from offstage_private.ticket t where t.ctid = any (places);  -- a statement of its own: with returning it takes twice as long
     again := looked >= look_at and seen < room;  -- the rest is locked; behind it there may be more
-    further := shared and again;
-    again := again and not shared;
+    further := cut and seen < room and (seen > 0 and looked > got_n or again and look_at < room * 2 + 50);
+    again := again and not further;
     if seen = 0 then
       continue when further;
       exit when not aside;
@@ -521,7 +535,7 @@ begin
     return query select 'asleep', case when sleep_state > 1 then pg_snapshot_xmax(s)::text::bigint else
       greatest(pg_snapshot_xmax(s)::text::bigint, (
         select pg_snapshot_xmax(s)::text::bigint + age(pg_snapshot_xmax(s)::xid) - min(age(l.transactionid)) + 1
-        from pg_locks l where l.locktype = 'transactionid' and l.granted)) end, pg_snapshot_xmin(s)::text::bigint, null::integer, null::smallint,
+        from pg_locks l where l.locktype = 'transactionid' and l.granted)) end, pg_snapshot_xmin(begun)::text::bigint, null::integer, null::smallint,
       null::timestamptz, null::integer, null::smallint, null::smallint, null::smallint, null::timestamptz, null::integer, null::text,
       null::text, null::jsonb, null::text, null::interval, null::text, null::boolean, null::json, null::tid
     from pg_current_snapshot() s;
