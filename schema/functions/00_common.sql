@@ -89,6 +89,19 @@ language sql volatile as $$
   select case when offstage_private.is_locked(of_task) then pg_notify('offstage:wake', 'offstage') end
 $$;
 
+-- The same for tickets of these lanes.
+create or replace function offstage_private.wake_lanes(lanes integer[]) returns void
+language plpgsql as $$
+declare
+  t integer;
+begin
+  for t in
+    select distinct coalesce((select l.task_id from offstage_private.lane l where l.id = u), u) from unnest(lanes) u
+  loop
+    perform offstage_private.wake(t);
+  end loop;
+end $$;
+
 -- Gives a job that may run a place, and answers where it is: a ticket, or a row in scheduled while its time has not come.
 -- promote() looks again within two seconds, so that only what is due sooner must be told: on a channel of its own, because a
 -- look at scheduled after each wake would be in the way of the next job.

@@ -274,7 +274,7 @@ begin
     perform offstage_private.check_options(o) from unnest(options) o where o is not null;
   end if;
 
-  -- Most calls bring jobs of one task that differ in their payloads only, which takes half as long.
+  -- Most calls bring jobs of one task that differ in their payloads only, which takes two thirds of the time.
   select count(s.identifier) = n and min(s.identifier) = max(s.identifier) and bool_and(s.queue_name is null and s.job_key is null and coalesce(s.flags, '{}') = '{}')
       and min(coalesce(s.priority, 0)) = max(coalesce(s.priority, 0)) and min(coalesce(s.run_at, now())) = max(coalesce(s.run_at, now())) as alike,
     min(s.identifier) as identifier, min(coalesce(s.priority, 0))::smallint as priority, min(coalesce(s.run_at, now())) as run_at, min(s.max_attempts) as max_attempts

@@ -300,8 +300,7 @@ begin
     end if;
     got_n := seen;
     if skipped then  -- it is for others, who do not see it until we have committed
-      perform offstage_private.wake(t) from (
-        select distinct coalesce((select o.task_id from offstage_private.lane o where o.id = l), l) from unnest(lanes) l) u (t);
+      perform offstage_private.wake_lanes(lanes);
     end if;
     queued := null;
     if cut and places is not null then
@@ -325,8 +324,7 @@ begin
       set job_id = t.job_ids[part + 1], jobs = t.jobs - part, job_ids = case when t.jobs - part > 1 then t.job_ids[part + 1:] end,
         job_ctids = case when t.jobs - part > 1 then t.job_ctids[part + 1:] end, job_ctid = case when t.jobs - part = 1 then t.job_ctids[t.jobs] end
       where t.ctid = parted;
-      perform offstage_private.wake(t) from (
-        select distinct coalesce((select o.task_id from offstage_private.lane o where o.id = l), l) from unnest(left_lanes) l) u (t);
+      perform offstage_private.wake_lanes(left_lanes);
       if turns is not null then
         queued := coalesce(queued, '{}'); queue_ids := coalesce(queue_ids, '{}');
       end if;

@@ -236,17 +236,11 @@ end $$;
 -- Frees the slots that take_turns() has left to its caller, and gives these jobs tickets.
 create or replace function offstage_private.put_back(jobs offstage_private.parked[], states tid[]) returns void
 language plpgsql as $$
-declare
-  t integer;
 begin
   update offstage_private.queue_state s set claims = '{}', turn = s.turn - (random() < 0.06)::integer where s.ctid = any (states);
   insert into offstage_private.ticket (run_at, job_id, lane_id, queue_id, priority, job_ctid)
   select j.run_at, j.job_id, j.lane_id, j.queue_id, j.priority, j.job_ctid from unnest(jobs) j;
-  for t in
-    select distinct coalesce((select l.task_id from offstage_private.lane l where l.id = j.lane_id), j.lane_id) from unnest(jobs) j
-  loop
-    perform offstage_private.wake(t);
-  end loop;
+  perform offstage_private.wake_lanes(array(select j.lane_id from unnest(jobs) j));
 end $$;
 
 -- Answers a worker that is dead: what was taken from it, or will be by the next rescue, is lost, and history says what
