@@ -60,22 +60,31 @@ type attemptContext struct{ a *attempt }
 // life says whether an attempt is to go on.
 type life struct {
 	mu    sync.Mutex // guards what is below
+	ended bool
+	more  *moreLife // nil for most
+}
+
+// moreLife is what there is once somebody has asked for a real context, or it has ended for a cause.
+type moreLife struct {
 	real  context.Context
 	end   context.CancelCauseFunc // of real
-	ended bool
 	cause error
 }
 
 func (l *life) context(base context.Context) context.Context {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.real == nil {
-		l.real, l.end = context.WithCancelCause(base)
+	if l.more == nil {
+		l.more = &moreLife{}
+	}
+	m := l.more
+	if m.real == nil {
+		m.real, m.end = context.WithCancelCause(base)
 		if l.ended {
-			l.end(l.cause)
+			m.end(m.cause)
 		}
 	}
-	return l.real
+	return m.real
 }
 
 // cancel ends the attempt's context, with the first cause that was given. The real one ends under the same lock: whoever
@@ -87,9 +96,15 @@ func (a *attempt) cancel(cause error) {
 	if l.ended {
 		return
 	}
-	l.ended, l.cause = true, cause
-	if l.end != nil {
-		l.end(cause)
+	l.ended = true
+	if l.more == nil && cause != nil {
+		l.more = &moreLife{}
+	}
+	if m := l.more; m != nil {
+		m.cause = cause
+		if m.end != nil {
+			m.end(cause)
+		}
 	}
 }
 

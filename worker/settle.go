@@ -6,6 +6,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgtype"
+
 	"github.com/offstage-dev/offstage/internal/store"
 )
 
@@ -59,6 +61,9 @@ func (t *turns) settleOf(batch []*attempt) *store.Settle {
 			t.s.measured(a, &e)
 			s.Endings = append(s.Endings, e)
 			continue
+		}
+		if s.Places == nil {
+			s.Places = make([]pgtype.TID, 0, len(batch))
 		}
 		s.Claims = append(s.Claims, a.claim)
 		s.JobIDs = append(s.JobIDs, a.job.ID)

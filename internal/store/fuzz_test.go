@@ -2,14 +2,15 @@ package store
 
 import (
 	"math"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
-// Our readers read what pgx writes, and nulls as zero.
-func FuzzReaders(f *testing.F) {
+// Our readers read what pgx writes, and nulls as zero; pgx reads what our writers write.
+func FuzzBinary(f *testing.F) {
 	f.Add(int64(0), int32(0), int16(0), false, uint32(0), uint16(0))
 	f.Add(int64(math.MinInt64), int32(math.MinInt32), int16(math.MinInt16), true, uint32(math.MaxUint32), uint16(math.MaxUint16))
 	f.Add(int64(math.MaxInt64), int32(math.MaxInt32), int16(math.MaxInt16), true, uint32(1), uint16(1))
@@ -49,6 +50,16 @@ func FuzzReaders(f *testing.F) {
 			t.Errorf("%v was read as %v", interval, got)
 		}
 
+		// And pgx reads what our writers write.
+		var numbers []int64
+		if list := []int64{i8, int64(i4), math.MinInt64}; types.Scan(pgtype.Int8ArrayOID, pgtype.BinaryFormatCode, int8Array(list), &numbers) != nil || !slices.Equal(numbers, list) {
+			t.Errorf("%v was written as %v", list, numbers)
+		}
+		var places []pgtype.TID
+		if list := []pgtype.TID{place, {}, place}; types.Scan(pgtype.TIDArrayOID, pgtype.BinaryFormatCode, tidArray(list), &places) != nil || !slices.Equal(places, list) {
+			t.Errorf("%v was written as %v", list, places)
+		}
+
 		// A time goes back to the server, as a mark: to the microsecond, and never as one that the server refuses.
 		raw := write(pgtype.Int8OID, i8) // the same bytes
 		at := readTime(raw)
@@ -68,6 +79,13 @@ func FuzzReaders(f *testing.F) {
 		if !zero {
 			f.Error("null is not read as zero")
 		}
+	}
+	var numbers []int64
+	if err := types.Scan(pgtype.Int8ArrayOID, pgtype.BinaryFormatCode, int8Array([]int64{}), &numbers); err != nil || numbers == nil || len(numbers) > 0 {
+		f.Errorf("no numbers were written as %v, %v", numbers, err)
+	}
+	if int8Array(nil) != nil || tidArray(nil) != nil {
+		f.Error("nil is not null")
 	}
 }
 

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -50,8 +51,19 @@ func (s *Store) pipeline(ctx context.Context, conn *pgx.Conn) (*pipeline, error)
 
 func (p *pipeline) send(c *call, args []any) {
 	var b pgx.ExtendedQueryBuilder
-	if err := b.Build(p.conn.TypeMap(), &c.params, args); err != nil {
+	others := slices.Clone(args)
+	for i := range others {
+		if _, is := others[i].(encoded); is {
+			others[i] = nil
+		}
+	}
+	if err := b.Build(p.conn.TypeMap(), &c.params, others); err != nil {
 		panic("store: arguments of " + c.name + ": " + err.Error()) // their types do not depend on what they hold
+	}
+	for i := range args {
+		if raw, is := args[i].(encoded); is {
+			b.ParamValues[i], b.ParamFormats[i] = raw, pgtype.BinaryFormatCode
+		}
 	}
 	if statement := p.prepared[c.name]; statement != nil {
 		p.pg.SendQueryStatement(statement, b.ParamValues, b.ParamFormats, allBinary) // does not ask what the columns are again

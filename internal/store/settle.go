@@ -52,5 +52,5 @@ func (s *Settle) args(turn bool) []any {
 	if s.Logs != nil {
 		logs = s.Logs
 	}
-	return []any{s.Worker, s.Claims, s.JobIDs, results, logs, endings, s.Emptied, s.Places, s.Counts.json(), turn}
+	return []any{s.Worker, int8Array(s.Claims), int8Array(s.JobIDs), results, logs, endings, int8Array(s.Emptied), tidArray(s.Places), s.Counts.json(), turn}
 }
