@@ -145,10 +145,12 @@ func TestSnoozeSpendsNoAttempt(t *testing.T) {
 	}
 }
 
-// A retry that is due starts on time, though the poll interval is long and nobody adds anything.
+// A retry that is due starts on time, though the poll interval is long and nobody adds anything. The least late of some counts, for
+// any of them may be held up by what else the machine does.
 func TestRetryIsOnTime(t *testing.T) {
 	s := newStage(t)
 	w := s.worker(worker.Config{PollInterval: time.Hour})
+	const delay = 700 * time.Millisecond
 	times := make(chan time.Time, 2)
 	worker.Handle(w, "late", func(ctx context.Context, job *worker.Job[none]) (none, error) {
 		times <- time.Now()
@@ -156,14 +158,21 @@ func TestRetryIsOnTime(t *testing.T) {
 			return none{}, errors.New("again")
 		}
 		return none{}, nil
-	}, worker.Retry(worker.Fixed(700*time.Millisecond)))
+	}, worker.Retry(worker.Fixed(delay)))
 	s.run(w)
-	id := s.add("late", nil)
-	s.outcome(id)
-	first := <-times
-	if waited := (<-times).Sub(first); waited < 700*time.Millisecond || waited > 1500*time.Millisecond {
-		t.Errorf("the second attempt started %v after the first, 700 ms were asked for", waited)
+	least := time.Hour
+	for range 5 {
+		s.outcome(s.add("late", nil))
+		first := <-times
+		waited := (<-times).Sub(first)
+		if waited < delay {
+			t.Errorf("the second attempt started %v after the first, %v were asked for", waited, delay)
+		}
+		if least = min(least, waited); least < delay*2 {
+			return
+		}
 	}
+	t.Errorf("second attempts started %v after the first ones, or later; %v were asked for", least, delay)
 }
 
 func TestTimeout(t *testing.T) {

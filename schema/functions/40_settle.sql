@@ -68,8 +68,7 @@ declare
   at timestamptz := offstage_private.clock();
   advance boolean := random() < 0.06;  -- fronts: seldom enough to cost little, often enough to leave little behind
   handed json;
-  tasks integer[];
-  t integer;
+  lanes integer[];
 begin
   with recursive open as materialized (
     select q as id, coalesce(c.concurrency, 1) - cardinality(s.claims) as slots, s.next_lane, s.place
@@ -130,14 +129,10 @@ begin
     where advance and f.ctid = l.place
       and (f.priority, f.run_at, f.job_id) < (coalesce((l.first).priority, 32767), coalesce((l.first).run_at, 'infinity'), coalesce((l.first).job_id, 9223372036854775807))
   )
-  select (select json_agg(g) from given g),
-    array(select distinct coalesce((select l.task_id from offstage_private.lane l where l.id = g.lane_id), g.lane_id) from given g)
-  into handed, tasks;
+  select json_agg(g), array_agg(g.lane_id) into handed, lanes from given g;
   if handed is not null then
     perform set_config('offstage.handed', handed::text, true);
-    foreach t in array tasks loop
-      perform offstage_private.wake(t);
-    end loop;
+    perform offstage_private.wake_lanes(lanes);
   end if;
 end $$;
 

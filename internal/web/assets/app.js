@@ -189,7 +189,8 @@ async function submit(form, button) {
       if (answer.url !== location.href) history.replaceState(null, '', answer.url)
       show(next, true)
     }
-    $('#flash').replaceChildren(...$('#flash', page).children)
+    const word = $('#flash', page).children
+    if (word.length > 0) $('#flash').replaceChildren(...word) // else a form that was sent at the same time has got it
   } catch {
     say('The server does not answer. Nothing is known to have changed; try again.', true)
   } finally {
