@@ -412,7 +412,7 @@ select offstage.add_job('send_email', json_build_object('to', 'ada@example.com')
 Where another schema name was chosen (´offstage migrate --schema …´), it stands for ´offstage´ everywhere below.
 
 * [Options of a job](#options-of-a-job) · [Job keys](#job-keys) · [Retry policies](#retry-policies) ·
-  [States and outcomes](#states-and-outcomes) · [Channels](#channels) · [Rights](#rights) · [For workers](#for-workers)
+  [States and outcomes](#states-and-outcomes) · [Channels](#channels) · [Isolation levels](#isolation-levels) · [Rights](#rights) · [For workers](#for-workers)
 * How a job travels: [lifecycle.md](lifecycle.md)
 * How clients hear of its end: [notify.md](notify.md)
 
@@ -520,6 +520,13 @@ Values may be added, never taken away.
 | ´offstage:cancel´ | the schema | a running job is to stop, or a worker to drain, go on or stop; for workers |
 
 Notifications are hints: listen first, then look (´job_status´), and look now and then.
+
+## Isolation levels
+
+Everything works in READ COMMITTED, REPEATABLE READ and SERIALIZABLE transactions. In the latter two a call fails with 40001, and the transaction is to be tried again, if since its snapshot somebody else
+has changed what it changes: the job of the same ´job_key´; the job with this id, which includes a worker that has claimed it; or if they have just made the task, queue or set of flags that it is the first to name, too. Changes of different jobs do not
+disturb each other, with one exception, which is PostgreSQL's: two SERIALIZABLE transactions that at the same time fail, reschedule, retry or edit different jobs by id whose ids are in the same page of an
+index (some 360 of them) may be turned away, as two updates of different rows by id are.
 
 ## Rights
 

@@ -167,7 +167,7 @@ func (s *stage) drained(within time.Duration) {
 		var left []string
 		err := s.pool.QueryRow(s.ctx(), `
 			select array(select what || ': ' || n from (values
-				('jobs', (select count(*) from offstage_private.job)), ('tickets', (select count(*) from offstage_private.ticket)),
+				('jobs', (select count(*) from offstage_private.job)), ('tickets', (select count(*) from offstage_private.ticket)), ('stubs', (select count(*) from offstage_private.stub)),
 				('scheduled', (select count(*) from offstage_private.scheduled)), ('parked', (select count(*) from offstage_private.parked)),
 				('leases', (select count(*) from offstage_private.lease l left join offstage_private.worker w on w.id = l.worker_id
 					where w.id is null or w.dead_at is not null)),  -- a live worker drops its last one when it settles the next job, or leaves

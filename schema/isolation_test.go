@@ -3,6 +3,8 @@ package schema_test
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -22,6 +24,7 @@ func TestIsolation(t *testing.T) {
 			db := pgtest.New(t)
 			conn := db.Conn(t)
 			id, tasks := worker(t, conn, "a")
+			other, shared := worker(t, conn, "shared")
 			pgtest.Do(t, conn, "select offstage.add_job('a', queue_name => 'q', flags => '{f}')")
 
 			callers, times := 4, 25
@@ -126,6 +129,58 @@ func TestIsolation(t *testing.T) {
 				}); n > 0 {
 					t.Errorf("%s: %d transactions with keys of their own were turned away", there.what, n)
 				}
+			}
+			changed := func(ctx context.Context, tx pgx.Tx, call string, id int64) error {
+				var n int
+				err := tx.QueryRow(ctx, "select count(*) from "+call, id).Scan(&n)
+				if err == nil && n != 1 {
+					err = fmt.Errorf("%d jobs changed", n)
+				}
+				return err
+			}
+			// Jobs that were added together, and share tickets, each changed by its id by one caller, who has its snapshot before others have changed
+			// theirs, and before a worker has taken some.
+			for _, change := range []string{
+				"offstage.complete_jobs(array[$1::bigint])",
+				"offstage.cancel_jobs(array[$1::bigint])",
+				"offstage.delete_jobs(array[$1::bigint])",
+				"offstage.permanently_fail_jobs(array[$1::bigint])",
+				"offstage.reschedule_jobs(array[$1::bigint], run_at => now() + '1 day')",
+			} {
+				// In SERIALIZABLE an update is a write to what others have read, if the ids are in one page of the index: there PostgreSQL's own
+				// updates by id of other rows are turned away, too.
+				writes := level == pgx.Serializable && (strings.Contains(change, "fail") || strings.Contains(change, "reschedule"))
+				callers, times = 8, 8
+				ids := pgtest.List[int64](t, conn, "select unnest(offstage.add_many('shared', (select json_agg(n) from generate_series(1, $1) n)))", callers*times)
+				if n := beside(change, false, func(ctx context.Context, tx pgx.Tx, caller, n int) error {
+					return changed(ctx, tx, change, ids[n*callers+caller])
+				}); n > 0 && !writes {
+					t.Errorf("%s beside others: %d transactions were turned away", change, n)
+				}
+
+				pgtest.Do(t, conn, "select count(*) from offstage.delete_jobs(array(select id from offstage.jobs where task_identifier = 'shared'))")
+				ids = pgtest.List[int64](t, conn, "select unnest(offstage.add_many('shared', (select json_agg(n) from generate_series(1, 32) n)))")
+				tx, err := conns[0].BeginTx(t.Context(), pgx.TxOptions{IsoLevel: level})
+				if err != nil {
+					t.Fatal(err)
+				}
+				pgtest.Do(t, tx, "select 1 from offstage_private.task") // takes the snapshot
+				pgtest.Do(t, conn, "select count(*) from offstage.complete_jobs($1)", ids[3:4])
+				if took := pgtest.List[int64](t, conn, "select job_id from offstage.claim($1, 2, $2) where kind = 'job' order by 1", other, shared); !slices.Equal(took, ids[:2]) {
+					t.Fatalf("the worker took %v of %v", took, ids)
+				}
+				if err := changed(t.Context(), tx, change, ids[5]); err != nil {
+					t.Errorf("%s, after others have changed and taken others: %v", change, err)
+				}
+				if err := changed(t.Context(), tx, change, ids[1]); code(err) != "40001" {
+					t.Errorf("%s, of a job that was taken meanwhile: %v", change, err)
+				}
+				if err := tx.Rollback(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				checkWhole(t, conn)
+				pgtest.Do(t, conn, "select count(*) from offstage.delete_jobs(array(select id from offstage.jobs where task_identifier = 'shared'))")
+				pgtest.Do(t, conn, `select offstage.settle($1, array[l.claim + 1, l.claim + 2], l.job_ids) from offstage_private.lease l where worker_id = $1`, other)
 			}
 			// Here the worker changes the same jobs.
 			beside("beside a worker", true, func(ctx context.Context, tx pgx.Tx, caller, _ int) error {

@@ -42,7 +42,8 @@ func worker(t testing.TB, db pgtest.Querier, tasks ...string) (id int32, taskIDs
 const whole = `
 with place as (
   select 'ticket' as kind, run_at, i as job_id, lane_id, queue_id, priority
-  from offstage_private.ticket cross join lateral unnest(coalesce(job_ids, array[job_id])) i
+  from offstage_private.ticket t cross join lateral unnest(coalesce(job_ids, array[job_id])) i
+  where jobs = 1 or not exists (select from offstage_private.stub s where s.lane_id = t.lane_id and s.ticket = t.job_id and s.job_id = i)
   union all select 'scheduled', run_at, job_id, lane_id, queue_id, priority from offstage_private.scheduled
   union all select 'parked', run_at, job_id, lane_id, queue_id, priority from offstage_private.parked
 ), running as (
@@ -71,6 +72,9 @@ union all
 select format('the tickets that jobs %s and %s share overlap', t.job_ids, x.job_ids) from offstage_private.ticket t
 join offstage_private.ticket x on x.lane_id = t.lane_id and x.priority = t.priority and x.run_at = t.run_at and x.job_id > t.job_id and x.job_id < t.job_ids[t.jobs]
 where t.jobs > 1 and x.jobs > 1
+union all
+select format('stub of job %s, without the ticket of job %s', s.job_id, s.ticket) from offstage_private.stub s
+where not exists (select from offstage_private.ticket t where t.lane_id = s.lane_id and t.job_id = s.ticket and s.job_id = any (t.job_ids))
 union all
 select format('queue %s: claim %s holds a slot, but does not run', q.queue_id, c)
 from offstage_private.queue_state q cross join lateral unnest(q.claims) c

@@ -78,18 +78,23 @@ func TestClaimOrder(t *testing.T) {
 			m.lanes, m.priorities = append(m.lanes, p.lane), append(m.priorities, p.priority)
 			m.runAts, m.ids = append(m.runAts, j.runAt), append(m.ids, j.id)
 		}
-		rows, err := conn.Query(t.Context(), "select job_id, lane_id, priority, run_at from offstage.claim($1, $2, $3, null, $4, $5, $6, $7) where kind = 'job'",
+		rows, err := conn.Query(t.Context(), "select job_id, lane_id, priority, run_at, kind = 'rest' from offstage.claim($1, $2, $3, null, $4, $5, $6, $7) where kind in ('job', 'rest')",
 			worker, want, tasks, m.lanes, m.priorities, m.runAts, m.ids)
 		if err != nil {
 			t.Fatal(err)
 		}
-		var got []ticket
+		var got, rests []ticket
 		for rows.Next() {
 			var j ticket
-			if err := rows.Scan(&j.id, &j.lane, &j.priority, &j.runAt); err != nil {
+			var rest bool
+			if err := rows.Scan(&j.id, &j.lane, &j.priority, &j.runAt, &rest); err != nil {
 				t.Fatal(err)
 			}
-			got = append(got, j)
+			if rest {
+				rests = append(rests, j)
+			} else {
+				got = append(got, j)
+			}
 		}
 		if rows.Err() != nil {
 			t.Fatal(rows.Err())
@@ -102,6 +107,12 @@ func TestClaimOrder(t *testing.T) {
 		waiting = waiting[len(next):]
 		for _, j := range got {
 			if p := (place{j.lane, j.priority}); order(marked[p], j) < 0 || marked[p].id == 0 {
+				marked[p] = j
+			}
+		}
+		for _, j := range rests {
+			if p := (place{j.lane, j.priority}); order(marked[p], j) >= 0 {
+				j.id--
 				marked[p] = j
 			}
 		}

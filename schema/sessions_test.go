@@ -90,7 +90,7 @@ create function t.task(variadic names text[]) returns integer[] language sql as 
 $$;
 create function t.claim(worker integer, want integer, variadic tasks text[])
 returns table (kind text, job_id bigint, claim bigint, attempt smallint) language sql as $$
-  select kind, job_id, claim, attempt from offstage.claim(worker, want, t.task(variadic tasks)) where kind <> 'mark'
+  select kind, job_id, claim, attempt from offstage.claim(worker, want, t.task(variadic tasks)) where kind not in ('mark', 'rest')
 $$;
 -- one entry of a report; answers whether the claim is held
 create function t.report(worker integer, claim bigint, job_id bigint, percent real default null, message text default null, lines json default null)
@@ -102,6 +102,12 @@ create view t.jobs as
   select j.id, t.name as task, offstage_private.state_of(j) as state, j.attempts, j.run_at, q.name as queue, j.key, j.revision, j.released_claim, j.crashes,
     j.payload, j.last_error
   from offstage_private.job j join offstage_private.task t on t.id = j.task_id left join offstage_private.queue q on q.id = j.queue_id order by j.id;
+-- tickets, and which of the jobs that share one have not left it
+create view t.tickets as
+  select t.job_id, t.priority, t.jobs, array(
+    select i from unnest(coalesce(t.job_ids, array[t.job_id])) i
+    where t.jobs = 1 or not exists (select from offstage_private.stub s where s.lane_id = t.lane_id and s.ticket = t.job_id and s.job_id = i)) as waiting
+  from offstage_private.ticket t order by t.job_id, t.jobs;
 create view t.history as
   select job_id, outcome, attempt, claim, worker_id as worker, error, payload, result, settled_at from offstage_private.history order by settled_at, job_id, outcome;
 -- n beats, a second apart, of these workers

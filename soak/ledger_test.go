@@ -93,7 +93,7 @@ var checks = []struct{ what, sql string }{
 	{"what is left over", `
 		select format('%s: %s', what, n) from (values
 			('jobs that have not failed', (select count(*) from offstage_private.job where not failed)),
-			('tickets', (select count(*) from offstage_private.ticket)), ('scheduled', (select count(*) from offstage_private.scheduled)),
+			('tickets', (select count(*) from offstage_private.ticket)), ('stubs', (select count(*) from offstage_private.stub)), ('scheduled', (select count(*) from offstage_private.scheduled)),
 			('parked', (select count(*) from offstage_private.parked)), ('leases', (select count(*) from offstage_private.lease)),
 			('handovers', (select count(*) from offstage_private.handover)),
 			('slots', (select coalesce(sum(cardinality(claims)), 0) from offstage_private.queue_state)),

@@ -63,7 +63,7 @@ func (s *soak) progress(ctx context.Context) {
 	for n := 1; pause(ctx, time.Second); n++ {
 		var tickets, scheduled, parked, failed, alive, now int64
 		if !s.look(`
-			select (select coalesce(sum(jobs), 0) from offstage_private.ticket), (select count(*) from offstage_private.scheduled),
+			select (select coalesce(sum(jobs), 0) from offstage_private.ticket) - (select count(*) from offstage_private.stub), (select count(*) from offstage_private.scheduled),
 				(select count(*) from offstage_private.parked), (select count(*) from offstage_private.job where failed),
 				(select count(*) from offstage.workers where state = 'alive'),
 				(select deadlocks from pg_catalog.pg_stat_database where datname = current_database())`, nil,

@@ -483,10 +483,10 @@ func (t *turns) looked(p *plan, look *store.Look, now time.Time) {
 			clear(t.marks) // it did not come to the end, so that what lies between is unknown
 		}
 	}
+	before := func(a, b store.Mark) bool { return cmp.Or(a.RunAt.Compare(b.RunAt), cmp.Compare(a.JobID, b.JobID)) < 0 }
 	mark := func(m store.Mark) {
 		key := markKey{m.Lane, m.Priority}
-		old, ok := t.marks[key]
-		if !ok || cmp.Or(old.RunAt.Compare(m.RunAt), cmp.Compare(old.JobID, m.JobID)) < 0 {
+		if old, ok := t.marks[key]; !ok || before(old, m) {
 			t.marks[key] = m
 		}
 	}
@@ -498,6 +498,12 @@ func (t *turns) looked(p *plan, look *store.Look, now time.Time) {
 	}
 	for _, m := range look.Marks {
 		mark(m)
+	}
+	for _, m := range look.Rests {
+		m.JobID--
+		if key := (markKey{m.Lane, m.Priority}); before(m, t.marks[key]) {
+			t.marks[key] = m
+		}
 	}
 	if len(t.marks) > 512 {
 		clear(t.marks)

@@ -56,6 +56,7 @@ type Claimed struct {
 type Look struct {
 	Jobs  []Claimed
 	Marks []Mark // of tickets that were parked
+	Rests []Mark // tickets of which there is more: no mark may be at or behind them
 	Again bool   // something was busy: look again soon
 	// Oldest and Next are the transactions in progress and to come, if Sleep asked for them.
 	Oldest, Next int64
@@ -70,7 +71,7 @@ type Look struct {
 // committed: arrived is called then, while the server still waits for its disk. Only when Turn returns nil is
 // anything of it true.
 func (s *Store) Turn(ctx context.Context, conn *pgx.Conn, settle *Settle, claim *Claim, offer *Offer, look *Look, arrived func()) (unsettled []Verdict, err error) {
-	*look = Look{Jobs: look.Jobs[:0], Marks: look.Marks[:0], size: look.size, ends: look.ends[:0]}
+	*look = Look{Jobs: look.Jobs[:0], Marks: look.Marks[:0], Rests: look.Rests[:0], size: look.size, ends: look.ends[:0]}
 	p, err := s.pipeline(ctx, conn)
 	if err != nil {
 		return nil, Fault(err)
@@ -168,6 +169,8 @@ func (l *Look) add(row [][]byte) {
 		l.ends = append(l.ends, len(l.payloads))
 	case "mark":
 		l.Marks = append(l.Marks, Mark{readInt4(row[lane]), readInt2(row[priority]), readTime(row[runAt]), readInt8(row[jobID])})
+	case "rest":
+		l.Rests = append(l.Rests, Mark{readInt4(row[lane]), readInt2(row[priority]), readTime(row[runAt]), readInt8(row[jobID])})
 	case "again":
 		l.Again = true
 	case "asleep":

@@ -129,42 +129,47 @@ create or replace function offstage_private.has_ticket(j offstage_private.job) r
 language sql stable as $$
   select exists (
     select from offstage_private.ticket p
-    where p.lane_id = j.lane_id and p.priority = j.priority and p.run_at = j.run_at and p.job_id = j.id)
+    where p.lane_id = j.lane_id and p.priority = j.priority and p.run_at = j.run_at and p.job_id = j.id and p.jobs = 1)
   or coalesce((
-    select j.id = any (p.job_ids) from offstage_private.ticket p
+    select j.id = any (p.job_ids) and not exists (
+      select from offstage_private.stub s where s.lane_id = p.lane_id and s.ticket = p.job_id and s.job_id = j.id)
+    from offstage_private.ticket p
     where p.lane_id = j.lane_id and p.priority = j.priority and p.run_at = j.run_at and p.job_id <= j.id and p.job_id > j.id - 1024 and p.jobs > 1
     order by p.lane_id desc, p.priority desc, p.run_at desc, p.job_id desc limit 1), false)
 $$;
 
 -- Takes a job out of the ticket that it shares with others; false when it shares none. That is the last shared one that does not begin behind it: two shared tickets
--- of a lane, priority and run_at never overlap, and the ids of none are further apart than 1023. They get it back in two parts, for those with smaller and with greater ids,
--- and whoever finds it locked until then is told.
+-- of a lane, priority and run_at never overlap, and the ids of none are further apart than 1023. The ticket stays as it is, and the job leaves a stub: so callers do not wait for
+-- each other, and may have an old snapshot. Claims leave the ticket alone until then, and are told.
 create or replace function offstage_private.unshare(j offstage_private.job) returns boolean
-language plpgsql as $$
+language plpgsql set enable_seqscan = off as $$
 declare
-  candidate tid;
   t record;
+  left_it boolean;
 begin
-  candidate := (
-    select o.ctid from offstage_private.ticket o
-    where o.lane_id = j.lane_id and o.priority = j.priority and o.run_at = j.run_at and o.job_id <= j.id and o.job_id > j.id - 1024 and o.jobs > 1
-    order by o.lane_id desc, o.priority desc, o.run_at desc, o.job_id desc limit 1);
-  if candidate is null then
+  select o.ctid as place, o.job_id, o.job_ids into t from offstage_private.ticket o
+  where o.lane_id = j.lane_id and o.priority = j.priority and o.run_at = j.run_at and o.job_id <= j.id and o.job_id > j.id - 1024 and o.jobs > 1
+  order by o.lane_id desc, o.priority desc, o.run_at desc, o.job_id desc limit 1;
+  if not found or j.id <> all (t.job_ids) then
     return false;
   end if;
-  select p.ctid as place, array_position(p.job_ids, j.id) as position, p.jobs, p.job_ids, p.job_ctids into t from offstage_private.ticket p
-  where p.ctid = candidate and j.id = any (p.job_ids) for update;
-  if not found then  -- what a claim has left of it is locked all the same, if we had to wait
-    perform offstage_private.wake(j.task_id);
+  perform from offstage_private.ticket p where p.ctid = t.place and p.job_id = t.job_id and p.job_ids = t.job_ids for key share;  -- waits for a claim
+  if not found then
     return false;
   end if;
-  delete from offstage_private.ticket p where p.ctid = t.place;
-  insert into offstage_private.ticket (run_at, job_id, lane_id, priority, job_ctid, jobs, job_ids, job_ctids)
-  select j.run_at, t.job_ids[u.first], j.lane_id, j.priority, case when u.jobs = 1 then t.job_ctids[u.first] end, u.jobs,
-    case when u.jobs > 1 then t.job_ids[u.first:u.first + u.jobs - 1] end, case when u.jobs > 1 then t.job_ctids[u.first:u.first + u.jobs - 1] end
-  from (values (1, t.position - 1), (t.position + 1, t.jobs - t.position)) u (first, jobs) where u.jobs > 0;
+  insert into offstage_private.stub (lane_id, ticket, job_id) values (j.lane_id, t.job_id, j.id) on conflict do nothing;
+  left_it := found;
+  if left_it and current_setting('transaction_isolation') <> 'serializable' then
+    -- The last one removes the ticket, if nobody else has it in hand; otherwise the next claim does.
+    delete from offstage_private.ticket p where p.ctid = any (array(
+      select o.ctid from offstage_private.ticket o
+      where o.ctid = t.place and o.jobs = (select count(*) from offstage_private.stub s where s.lane_id = j.lane_id and s.ticket = t.job_id) for update skip locked));
+    if found then
+      delete from offstage_private.stub s where s.lane_id = j.lane_id and s.ticket = t.job_id;
+    end if;
+  end if;
   perform offstage_private.wake(j.task_id);
-  return true;
+  return left_it;
 end $$;
 
 -- Takes a job out of its place; false when it has none, because it is running or has failed. Waits for a claim or
@@ -180,7 +185,7 @@ begin
     if j.place is not null then
       if j.run_at <= offstage_private.clock() then
         delete from offstage_private.ticket p
-        where p.ctid = j.place and (p.job_id, p.lane_id, p.priority, p.run_at) = (j.id, j.lane_id, j.priority, j.run_at);
+        where p.ctid = j.place and (p.job_id, p.lane_id, p.priority, p.run_at, p.jobs) = (j.id, j.lane_id, j.priority, j.run_at, 1);
         get diagnostics taken = row_count;
       end if;
       if taken = 0 then
@@ -260,30 +265,39 @@ set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_so
 as $$
 declare
   n bigint;
-  more bigint;
+  more bigint;  -- jobs that share them
+  less bigint;  -- and have left them
 begin
   if of_lane is null then
     select count(*) into n from (select from offstage_private.ticket t order by t.lane_id desc, t.priority desc, t.run_at desc, t.job_id desc limit most) x;
-    select sum(x.jobs - 1) into more from (
-      select t.jobs from offstage_private.ticket t where t.jobs > 1 order by t.lane_id desc, t.priority desc, t.run_at desc, t.job_id desc limit most - n) x;
+    if n < most then
+      select sum(t.jobs - 1) into more from offstage_private.ticket t where t.jobs > 1;
+      select count(*) into less from (select from offstage_private.stub s order by s.lane_id desc, s.ticket desc, s.job_id desc) x;
+    end if;
   else
     select count(*) into n from (
       select from offstage_private.ticket t where t.lane_id = of_lane order by t.priority desc, t.run_at desc, t.job_id desc limit most) x;
-    select sum(x.jobs - 1) into more from (
-      select t.jobs from offstage_private.ticket t where t.lane_id = of_lane and t.jobs > 1 order by t.priority desc, t.run_at desc, t.job_id desc limit most - n) x;
+    if n < most then
+      select sum(t.jobs - 1) into more from offstage_private.ticket t where t.lane_id = of_lane and t.jobs > 1;
+      select count(*) into less from offstage_private.stub s where s.lane_id = of_lane;
+    end if;
   end if;
-  return least(n + coalesce(more, 0), most);
+  return least(n + coalesce(more, 0) - coalesce(less, 0), most);
 end $$;
 
--- The first ticket of each lane and priority, by the index: what waits longest in each. 1000 at most.
+-- The first ticket of each lane and priority that anybody is left to use, by the index: what waits longest in each. 1000 at most.
 create or replace function offstage_private.heads() returns setof offstage_private.ticket
 language sql stable as $$
   with recursive head (ticket, n) as (
-    (select k, 1 from offstage_private.ticket k order by k.lane_id, k.priority, k.run_at, k.job_id limit 1)
+    (select k, 1 from offstage_private.ticket k
+     where k.jobs = 1 or k.jobs > (select count(*) from offstage_private.stub s where s.lane_id = k.lane_id and s.ticket = k.job_id)
+     order by k.lane_id, k.priority, k.run_at, k.job_id limit 1)
     union all
     select f.ticket, h.n + 1 from head h cross join lateral (
       select k as ticket from offstage_private.ticket k
-      where (k.lane_id, k.priority) > ((h.ticket).lane_id, (h.ticket).priority) order by k.lane_id, k.priority, k.run_at, k.job_id limit 1) f
+      where (k.lane_id, k.priority) > ((h.ticket).lane_id, (h.ticket).priority)
+        and (k.jobs = 1 or k.jobs > (select count(*) from offstage_private.stub s where s.lane_id = k.lane_id and s.ticket = k.job_id))
+      order by k.lane_id, k.priority, k.run_at, k.job_id limit 1) f
     where h.n < 1000
   )
   select (h.ticket).* from head h

@@ -12,8 +12,8 @@
 --                  rescue skip locked; keyed add, remove_job and admin: blocking, in the order of the keys
 --   4. queue       settle, promote, rescue: blocking, by id, once a transaction; claim: skip locked. Its state and fronts
 --                  are read and written under this lock
---   5. places      claim, promote, handing over: skip locked; unplace(): blocking, holds nothing that those wait for, but, of a shared ticket,
---                  for as long as its transaction lasts, what other callers do
+--   5. places      claim, promote, handing over: skip locked; unplace(): blocking, holds nothing that those wait for; of a shared ticket key share, until its
+--                  transaction ends, and a stub under it
 --
 -- A claim waits for nothing at all, because it shares a transaction with the settle before it.
 --
@@ -59,7 +59,7 @@ end $$;
 -- added before the locks were taken did not wake anybody: until a later look's oldest has reached the next one of
 -- the look that took the locks, the worker keeps looking; from then on it may rely on being woken.
 --
--- Rows: kind 'job' is a claimed job (crashes null: none; expired null: no; lane_id, priority and run_at are its mark); 'mark' is a mark to remember (lane_id, priority, run_at, job_id); 'again' says
+-- Rows: kind 'job' is a claimed job (crashes null: none; expired null: no; lane_id, priority and run_at are its mark); 'mark' is a mark to remember (lane_id, priority, run_at, job_id); 'rest' is a ticket of which there is more: no mark may be at or behind it; 'again' says
 -- that something was busy or too long, look again soon; 'asleep' see above. No rows: nothing to do.
 -- Raises OS001 when there are jobs for it but the worker has been declared dead, or is unknown.
 create or replace function offstage.claim(
@@ -91,8 +91,9 @@ declare
   looked integer;
   shared boolean;        -- there are tickets that jobs share,
   cut boolean;           -- and this round may have got more jobs than there is room for
-  parted tid;            -- the one of those that this round takes a part of,
-  part integer;          -- so many jobs,
+  worn tid[];            -- those of them that jobs have left,
+  parted tid;            -- the one that this round takes a part of,
+  part bigint[];         -- these jobs,
   left_lanes integer[];  -- and the lanes of what it leaves
   got_n integer;         -- tickets that this round got, before they were cut
   skipped boolean;       -- and may have locked others, without taking them
@@ -247,7 +248,7 @@ begin
       -- Several, with marks: the tickets of each range between them, those handed on, and the jobs that need none, merged; then
       -- locked.
       cut := shared;
-      look_at := case when shared then least(32 << rounds, room * 2 + 50) else room * 2 + 50 end;
+      look_at := case when shared then least(16 + room / 16 << rounds - 1, room * 2 + 50) else room * 2 + 50 end;
       with mark as (
         select * from unnest(mark_lanes, mark_priorities, mark_run_ats, mark_job_ids) k (lane_id, priority, run_at, job_id)
       ), start as (
@@ -258,14 +259,19 @@ begin
         select s.*, coalesce(lead(s.priority) over (partition by s.lane_id order by s.priority, s.run_at, s.job_id), 32768) as until from start s
       ), look as materialized (
         select * from (
-          select t.*, false as turned from range r cross join lateral (
-            select t.ctid as place, t.* from offstage_private.ticket t
+          select t.place, t.run_at, coalesce(t.left_ids[1], t.job_id), t.lane_id, t.queue_id, t.priority, t.job_ctid, coalesce(cardinality(t.left_ids), t.jobs), false
+          from range r cross join lateral (
+            select t.ctid as place, t.*,
+              case when t.jobs > 1 and exists (select from offstage_private.stub s where s.lane_id = t.lane_id and s.ticket = t.job_id) then array(
+                select i from unnest(t.job_ids) i  -- where the first of these stands, that a job that comes back goes before
+                where not exists (select from offstage_private.stub s where s.lane_id = t.lane_id and s.ticket = t.job_id and s.job_id = i) order by 1) end as left_ids
+            from offstage_private.ticket t
             where t.lane_id = r.lane_id and (t.priority, t.run_at, t.job_id) > (r.priority, r.run_at, r.job_id)
               and t.priority < r.until  -- of one column only: at a pair of them, index scans do not stop
               and (shared or t.jobs = 1)
             order by t.lane_id, t.priority, t.run_at, t.job_id limit look_at) t
           union all
-          select t.*, true
+          select t.place, t.run_at, t.job_id, t.lane_id, t.queue_id, t.priority, t.job_ctid, t.jobs, true
           from json_to_recordset(handed) h (lane_id integer, priority smallint, run_at timestamptz, job_id bigint)
           cross join lateral (  -- with a limit, or a plan made while there were no tickets reads the whole index
             select t.ctid as place, t.* from offstage_private.ticket t
@@ -274,8 +280,8 @@ begin
             select from range r where r.lane_id = h.lane_id and h.priority < r.until
               and (h.priority, h.run_at, h.job_id) > (r.priority, r.run_at, r.job_id))
           union all
-          select null::tid, j.*, 1::smallint, null, null, false from unnest(turns) j
-        ) t
+          select null, j.*, 1, false from unnest(turns) j
+        ) t (place, run_at, job_id, lane_id, queue_id, priority, job_ctid, jobs, turned)
         order by t.priority, t.run_at, t.job_id limit look_at
       ), enough (n) as materialized (
         select case when shared then
@@ -305,25 +311,42 @@ begin
     queued := null;
     if cut and places is not null then
       -- As many jobs as there is room for: of the last ticket perhaps a part. Its rest, and tickets beyond it, which were locked because
-      -- some in front of them could not be, are for others, who do not see them until we have committed.
+      -- some in front of them could not be, are for others, who do not see them until we have committed. Who had left a ticket before it was locked has a stub.
+      worn := array(
+        select t.ctid from offstage_private.ticket t
+        where t.ctid = any (places) and t.job_ids is not null  -- not by the index of shared ones, and no join
+          and (select true from offstage_private.stub s where s.lane_id = t.lane_id and s.ticket = t.job_id limit 1));
       with part as materialized (
         select p.*, least(p.jobs, greatest(room - coalesce(cardinality(turn_ids), 0) - p.before, 0)) as n from (
-          select t.ctid as place, t.*, sum(t.jobs) over (order by t.priority, t.run_at, t.job_id) - t.jobs as before
-          from offstage_private.ticket t where t.ctid = any (places)) p
+          select t.ctid as place, t.lane_id, t.priority, t.run_at, t.job_id, t.queue_id, l.*,
+            sum(l.jobs) over (order by t.priority, t.run_at, coalesce(l.job_ids[1], t.job_id)) - l.jobs as before
+          from offstage_private.ticket t
+          cross join lateral (
+            select t.jobs, coalesce(t.job_ids, array[t.job_id]) as job_ids, coalesce(t.job_ctids, array[t.job_ctid]) as job_ctids where t.ctid <> all (worn)
+            union all
+            select count(*)::smallint, array_agg(u.id order by u.n), array_agg(u.job_ctid order by u.n) from unnest(t.job_ids, t.job_ctids) with ordinality u (id, job_ctid, n)
+            where not exists (select from offstage_private.stub s where s.lane_id = t.lane_id and s.ticket = t.job_id and s.job_id = u.id)
+            having t.ctid = any (worn)) l
+          where t.ctid = any (places)) p
       )
-      select array(select i from part p cross join lateral unnest(coalesce(p.job_ids[1:p.n], array[p.job_id])) i where p.queue_id is null and p.n > 0 order by 1),
-        array(select c from part p cross join lateral unnest(coalesce(p.job_ctids[1:p.n], array[p.job_ctid])) c where p.queue_id is null and p.n > 0),
+      select array(select i from part p cross join lateral unnest(p.job_ids[1:p.n]) i where p.queue_id is null order by 1),
+        array(select c from part p cross join lateral unnest(p.job_ctids[1:p.n]) c where p.queue_id is null),
         array_agg(p.place) filter (where p.queue_id is null and p.n = p.jobs),
         array_agg(p.place) filter (where p.queue_id is not null and p.n > 0), array_agg(p.queue_id) filter (where p.queue_id is not null and p.n > 0),
         coalesce(sum(p.n), 0) + coalesce(cardinality(turn_ids), 0),
-        (array_agg(p.place) filter (where p.n between 1 and p.jobs - 1))[1], max(p.n) filter (where p.n < p.jobs),
+        (array_agg(p.place) filter (where p.n between 1 and p.jobs - 1))[1], (select p.job_ids[1:p.n] from part p where p.n between 1 and p.jobs - 1),
         array_agg(distinct p.lane_id) filter (where p.n < p.jobs)
       into taken, ctids, places, queued, queue_ids, seen, parted, part, left_lanes
       from part p;
-      update offstage_private.ticket t
-      set job_id = t.job_ids[part + 1], jobs = t.jobs - part, job_ids = case when t.jobs - part > 1 then t.job_ids[part + 1:] end,
-        job_ctids = case when t.jobs - part > 1 then t.job_ctids[part + 1:] end, job_ctid = case when t.jobs - part = 1 then t.job_ctids[t.jobs] end
-      where t.ctid = parted;
+      if parted is not null then
+        select 'rest', t.lane_id, t.priority, t.run_at, t.job_id into kind, lane_id, priority, run_at, job_id from offstage_private.ticket t where t.ctid = parted;
+        insert into offstage_private.stub (lane_id, ticket, job_id) select claim.lane_id, claim.job_id, i from unnest(part) i;
+        return next;
+      end if;
+      if worn <> '{}' then
+        delete from offstage_private.stub s using offstage_private.ticket t
+        where t.ctid = any (worn) and t.ctid = any (places) and s.lane_id = t.lane_id and s.ticket = t.job_id;
+      end if;
       perform offstage_private.wake_lanes(left_lanes);
       if turns is not null then
         queued := coalesce(queued, '{}'); queue_ids := coalesce(queue_ids, '{}');
@@ -360,7 +383,7 @@ begin
     end if;
     delete from offstage_private.ticket t where t.ctid = any (places);  -- a statement of its own: with returning it takes twice as long
     again := looked >= look_at and seen < room;  -- the rest is locked; behind it there may be more
-    further := cut and seen < room and (seen > 0 and looked > got_n or again and look_at < room * 2 + 50);
+    further := cut and seen < room and (got_n > 0 and looked > got_n or again and look_at < room * 2 + 50);
     again := again and not further;
     if seen = 0 then
       continue when further;

@@ -1,8 +1,8 @@
 -- What people do to jobs, queues and tasks, and what they look at.
 
 -- Takes jobs that are not running into the caller's hands: out of their places, or locked where they have failed.
--- Running and unknown ones are left out. One by one, those without a key first, in the order of their tickets, which they may share, then in the order of the
--- keys, which is add_jobs' as well: so two callers cannot deadlock.
+-- Running and unknown ones are left out. One by one, those without a key first, in the order of the ids, then in the order of the keys, which is
+-- add_jobs' as well: so two callers cannot deadlock.
 -- Lock order: a keyed job, then its place; a job without a key is only reached through its place, so that settle
 -- never waits for a caller's transaction.
 create or replace function offstage_private.seize(job_ids bigint[]) returns setof offstage_private.job
@@ -14,10 +14,9 @@ declare
 begin
   for i in
     select x.id from (
-      select distinct o.id, o.key, o.lane_id, o.priority, o.run_at
-      from unnest(job_ids) u
-      cross join lateral (select k.id, k.key, k.lane_id, k.priority, k.run_at from offstage_private.job k where k.id = u limit 1) o  -- one look-up each
-    ) x order by x.key nulls first, x.lane_id, x.priority, x.run_at, x.id
+      select distinct o.id, o.key
+      from unnest(job_ids) u cross join lateral (select k.id, k.key from offstage_private.job k where k.id = u limit 1) o  -- one look-up each
+    ) x order by x.key nulls first, x.id
   loop
     loop
       select o.* into j from offstage_private.job o where o.id = i;

@@ -115,14 +115,17 @@ begin
       select t.priority, t.run_at, t.job_id from (
         select t.priority, t.run_at, t.job_id, t.jobs from offstage_private.ticket t
         where s.place = 'ticket' and t.lane_id = s.lane_id and (t.priority, t.run_at, t.job_id) {>} ($4, $5, $6)
-        order by t.lane_id {asc}, t.priority {asc}, t.run_at {asc}, t.job_id {asc} limit {n}) t where t.jobs = 1
+          and (t.jobs = 1 or t.jobs > (select count(*) from offstage_private.stub k where k.lane_id = t.lane_id and k.ticket = t.job_id))
+        order by t.lane_id {asc}, t.priority {asc}, t.run_at {asc}, t.job_id {asc} limit {n} + 1) t where t.jobs = 1
       union all
       select * from (select t.priority, t.run_at, i.job_id from (
-          select t.* from offstage_private.ticket t
-          where s.place = 'ticket' and t.lane_id = s.lane_id and t.jobs > 1 and (t.priority, t.run_at, t.job_id) {>=} ($4, $5, {begin})
+          select t.*, k.stubs from offstage_private.ticket t
+          cross join lateral (select count(*) as stubs from offstage_private.stub k where k.lane_id = t.lane_id and k.ticket = t.job_id) k
+          where s.place = 'ticket' and t.lane_id = s.lane_id and t.jobs > 1 and (t.priority, t.run_at, t.job_id) {>=} ($4, $5, {begin}) and t.jobs > k.stubs
           order by t.lane_id {asc}, t.priority {asc}, t.run_at {asc}, t.job_id {asc} limit {n} + 1) t
         cross join lateral unnest(t.job_ids) i (job_id)
-        where (t.priority, t.run_at, i.job_id) {>} ($4, $5, $6)
+        where (t.priority, t.run_at, i.job_id) {>} ($4, $5, $6) and (t.stubs = 0 or not exists (
+          select from offstage_private.stub k where k.lane_id = t.lane_id and k.ticket = t.job_id and k.job_id = i.job_id))
         order by t.priority {asc}, t.run_at {asc}, i.job_id {asc} limit {n}) t
       union all
       select * from (select t.priority, t.run_at, t.job_id from offstage_private.ticket t
@@ -475,9 +478,9 @@ begin
           -- From the back: see stretches(). Most often no queue is paused, and the index alone suffices.
           select from generate_series(1, case when s.place = 'ticket' and (state = 'paused' or closed = '{}') then offstage_private.count_tickets(s.lane_id, most + 1) end)
           union all
-          select from (select t.queue_id, t.jobs from offstage_private.ticket t where s.place = 'ticket' and state <> 'paused' and closed <> '{}' and t.lane_id = s.lane_id
+          select from (select t.* from offstage_private.ticket t where s.place = 'ticket' and state <> 'paused' and closed <> '{}' and t.lane_id = s.lane_id
             order by t.priority desc, t.run_at desc, t.job_id desc limit 20000) t
-          cross join lateral generate_series(1, t.jobs)
+          cross join lateral generate_series(1, t.jobs - (select count(*) from offstage_private.stub k where t.jobs > 1 and k.lane_id = t.lane_id and k.ticket = t.job_id))
           where t.queue_id is null or t.queue_id <> all (closed)
           union all
           select from offstage_private.ticket t where s.place = 'queued' and t.queue_id = s.queue_id and t.lane_id = s.lane_id

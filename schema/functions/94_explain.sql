@@ -255,7 +255,8 @@ begin
       greatest(j.run_at, j.added_at), null::timestamptz, 'start a worker that does not forbid it: ' || offstage_private.cli('worker') || ', without --forbid-flag';
   else
     select * into h from offstage_private.slots_for(j.task_id);
-    select least(coalesce(sum(case when j.id = any (x.job_ids) then array_position(x.job_ids, j.id) - 1 else x.jobs end), 0), 10000) into n from (
+    select least(coalesce(sum(case when j.id = any (x.job_ids) then array_position(x.job_ids, j.id) - 1 else x.jobs end - (
+      select count(*) from offstage_private.stub s where x.jobs > 1 and s.lane_id = x.lane_id and s.ticket = x.job_id and (s.job_id < j.id or j.id <> all (x.job_ids)))), 0), 10000) into n from (
       select p.* from offstage_private.ticket p where p.lane_id = j.lane_id and (p.priority, p.run_at, p.job_id) < (j.priority, j.run_at, j.id) limit 10000) x;
     return query select 'waiting', format('waiting for a free slot of a worker: %s of %s of %s for the task %L %s busy', h.taken, offstage_private.plural(h.slots, 'slot'),
           offstage_private.plural(h.workers, 'worker'), t.name, case when h.taken = 1 then 'is' else 'are' end)
@@ -305,9 +306,9 @@ begin
         -- Most often no queue is paused, and the indexes alone suffice.
         select from generate_series(1, case when closed = '{}' then offstage_private.count_tickets(l.id, 10000) end)
         union all
-        select from (select p.queue_id, p.jobs from offstage_private.ticket p where closed <> '{}' and p.lane_id = l.id
+        select from (select p.* from offstage_private.ticket p where closed <> '{}' and p.lane_id = l.id
           order by p.priority desc, p.run_at desc, p.job_id desc limit 10000) p
-        cross join lateral generate_series(1, p.jobs)
+        cross join lateral generate_series(1, p.jobs - (select count(*) from offstage_private.stub s where p.jobs > 1 and s.lane_id = p.lane_id and s.ticket = p.job_id))
         where p.queue_id is null or p.queue_id <> all (closed)) p
       limit 10000) x;
   end if;
