@@ -15,6 +15,7 @@ func TestServerCrashes(t *testing.T) {
 	server := pgtest.Server(t, map[string]string{"fsync": "on"})
 	s := newStage(t, pgtest.On(server))
 	workers := []*process{s.goWorker(role{Poll: 200 * time.Millisecond}), s.goWorker(role{Poll: 200 * time.Millisecond})}
+	s.reaches(30*time.Second, 2, `select count(*) from offstage.workers where state = 'alive'`) // one that cannot start says so and ends
 	stop := s.load()
 	for range 3 {
 		s.ranMore(500)
@@ -40,6 +41,7 @@ func TestSessionsTerminated(t *testing.T) {
 	s := newStage(t)
 	super := s.db.SuperPool(t)
 	workers := []*process{s.goWorker(role{Poll: 200 * time.Millisecond}), s.goWorker(role{Poll: 200 * time.Millisecond})}
+	s.reaches(30*time.Second, 2, `select count(*) from offstage.workers where state = 'alive'`) // one that cannot start says so and ends
 	stop := s.load()
 	for range 10 {
 		s.ranMore(200)

@@ -169,7 +169,7 @@ func inspect(ctx context.Context, db querier, schema string) (state, error) {
 		return s, fmt.Errorf("schema name %q is not allowed: it is a reserved word of SQL", schema)
 	case graphile:
 		return s, fmt.Errorf("schema %q holds a Graphile Worker installation: nothing was changed; "+
-			"choose another name with --schema, or take it over with offstage adopt: %w", schema, ErrGraphile)
+			"choose another name with --schema (a later version of this program takes it over: offstage adopt): %w", schema, ErrGraphile)
 	case !ours:
 		return s, nil
 	}
