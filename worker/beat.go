@@ -20,44 +20,33 @@ const (
 	letGoAfter = 4
 )
 
-// beater beats once a period, and at once when kicked.
+// beater beats once a period, and at once when kicked: over a connection of its own or, while that cannot be had, over the lead's. Where many workers start at once, or come back to
+// a server that was gone, each new connection takes seconds, and whoever beat over it only would be declared dead, come back, and keep the server from all that is useful.
 func (s *session) beater(ctx context.Context) error {
-	var conn *pgx.Conn
-	defer func() {
-		if conn != nil {
-			wake.Close(conn)
-		}
-	}()
+	line := beatLine{s: s}
+	defer line.close()
 	defer s.roundsEnd(beating)
 	settings := int64(-1)
 	for failures := 0; ; {
 		period := time.Duration(s.period.Load())
-		sent := time.Now()
-		s.round(beating, sent)
+		s.round(beating, time.Now())
+		var sent time.Time
 		var read *clock
-		beat, err := func() (store.Beat, error) {
-			ctx, cancel := context.WithTimeout(ctx, 2*period)
-			defer cancel()
-			if conn == nil {
-				c, err := s.w.connect(ctx)
-				if err != nil {
-					return store.Beat{}, err
-				}
-				conn = c
-			}
-			asked := time.Now() // not sent: connecting may take long
-			beat, err := s.store.Heartbeat(ctx, conn, s.id, s.turns.leaves(), s.ear.deaf())
-			read = newClock(asked, beat.Clock)
+		var beat store.Beat
+		err := line.over(ctx, period, func(ctx context.Context, conn *pgx.Conn) (err error) {
+			sent = time.Now()
+			beat, err = s.store.Heartbeat(ctx, conn, s.id, s.turns.leaves(), s.ear.deaf())
+			read = newClock(sent, beat.Clock)
 			if err == nil && beat.Alive && beat.Settings != settings {
 				all, err := s.store.TaskSettings(ctx, conn, s.taskIDs)
 				if err != nil {
-					return beat, err
+					return err
 				}
 				s.know(all)
 				settings = beat.Settings
 			}
-			return beat, err
-		}()
+			return err
+		})
 		wait := period
 		switch {
 		case ctx.Err() != nil:
@@ -66,10 +55,6 @@ func (s *session) beater(ctx context.Context) error {
 			failures++
 			s.log.Warn("heartbeat failed", "error", err, "failures", failures)
 			s.failed(err)
-			if conn != nil {
-				wake.Close(conn)
-				conn = nil
-			}
 			if errors.Is(err, offstage.ErrNotInstalled) {
 				s.turns.end(err)
 			}
@@ -97,6 +82,89 @@ func (s *session) beater(ctx context.Context) error {
 		case <-s.beatNow:
 		case <-time.After(wait):
 		}
+	}
+}
+
+// beatLine is what the beater beats over.
+type beatLine struct {
+	s        *session
+	conn     *pgx.Conn
+	making   chan made // one is being made
+	lost     error     // why the last one could not be
+	failures int       // in a row,
+	again    time.Time // and when to try again
+}
+
+type made struct {
+	conn *pgx.Conn
+	err  error
+}
+
+// over does something over the beater's connection if there is one, or comes before the next beat is due; otherwise over the lead's.
+func (l *beatLine) over(ctx context.Context, period time.Duration, do func(context.Context, *pgx.Conn) error) error {
+	l.connect(ctx, time.Until(l.s.lastBeat.Load().Add(period)))
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if l.conn == nil {
+		err := l.s.turns.lend(ctx, 2*period, func(conn *pgx.Conn) error {
+			ctx, cancel := context.WithTimeout(ctx, turnTimeout)
+			defer cancel()
+			return do(ctx, conn)
+		})
+		if errors.Is(err, errNotLent) && l.lost != nil {
+			return l.lost
+		}
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*period)
+	defer cancel()
+	err := do(ctx, l.conn)
+	if err != nil {
+		wake.Close(l.conn)
+		l.conn = nil
+	}
+	return err
+}
+
+// connect waits so long for a connection, which goes on being made when that is over.
+func (l *beatLine) connect(ctx context.Context, wait time.Duration) {
+	if l.conn != nil {
+		return
+	}
+	if l.making == nil {
+		if time.Now().Before(l.again) {
+			return
+		}
+		l.making = make(chan made, 1)
+		go func(done chan<- made) {
+			conn, err := l.s.w.connect(ctx)
+			done <- made{conn, err}
+		}(l.making)
+	}
+	select {
+	case m := <-l.making:
+		l.making, l.conn, l.lost = nil, m.conn, m.err
+		if m.err == nil {
+			l.failures = 0
+			return
+		}
+		l.failures++
+		l.again = time.Now().Add(wake.Backoff(l.failures))
+		if l.failures == 1 && ctx.Err() == nil {
+			l.s.log.Warn("heartbeats have no connection of their own, and go over the one that claims", "error", m.err)
+		}
+	case <-time.After(wait):
+	case <-ctx.Done():
+	}
+}
+
+func (l *beatLine) close() {
+	if l.making != nil {
+		l.conn = (<-l.making).conn
+	}
+	if l.conn != nil {
+		wake.Close(l.conn)
 	}
 }
 

@@ -64,6 +64,7 @@ type turns struct {
 	isOver   bool
 	halted   bool  // halt is closed
 	fatal    error // why
+	errands  chan errand
 
 	queue      []*attempt // ended, to be settled
 	busy       []*attempt // held by somebody's transaction; settled later
@@ -112,6 +113,7 @@ func (t *turns) init(s *session) {
 	}
 	t.over, t.halt = make(chan struct{}), make(chan struct{})
 	t.leases = map[int64]int{}
+	t.errands = make(chan errand, 1)
 	t.marks = map[markKey]store.Mark{}
 	t.more, t.full = true, true
 }
@@ -153,6 +155,9 @@ func (s *session) turner(which int) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for failures := 0; ; {
+		if lead {
+			t.run(conn)
+		}
 		p, wait, done := t.next(lead)
 		if lead {
 			s.round(turning, time.Now())
@@ -601,6 +606,46 @@ func (t *turns) hold(on bool) {
 	t.s.mu.Unlock()
 	if changed {
 		kick(t.kicks[0])
+	}
+}
+
+// errand is what others do over the lead's connection, between two turns.
+type errand struct {
+	do   func(*pgx.Conn) error
+	done chan error
+}
+
+var errNotLent = errors.New("the connection that claims is not there, or busy")
+
+// lend does something over the lead's connection, if that is free within this time; for one caller at a time.
+func (t *turns) lend(ctx context.Context, within time.Duration, do func(*pgx.Conn) error) error {
+	e := errand{do, make(chan error, 1)}
+	t.errands <- e
+	kick(t.kicks[0])
+	select {
+	case err := <-e.done:
+		return err
+	case <-time.After(within):
+	case <-ctx.Done():
+	}
+	select {
+	case err := <-e.done:
+		return err
+	case <-t.errands:
+		return errNotLent
+	}
+}
+
+// run runs the errand that there may be.
+func (t *turns) run(conn *pgx.Conn) {
+	select {
+	case e := <-t.errands:
+		if conn == nil || conn.IsClosed() {
+			e.done <- errNotLent
+		} else {
+			e.done <- e.do(conn)
+		}
+	default:
 	}
 }
 

@@ -4,11 +4,14 @@ package wake
 
 import (
 	"context"
+	"crypto/tls"
 	"log/slog"
 	"math/rand/v2"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
@@ -82,8 +85,10 @@ func Backoff(n int) time.Duration {
 	return d/2 + rand.N(d/2+1)
 }
 
-// Connector makes connections like those of the pool, outside of it: for sessions that are kept.
+// Connector makes connections like those of the pool, outside of it: for sessions that are kept. A server that has refused TLS where it is only preferred (sslmode=prefer) is first asked
+// without it the next time: each try costs it a process.
 func Connector(pool *pgxpool.Pool) func(context.Context) (*pgx.Conn, error) {
+	var refused atomic.Bool
 	return func(ctx context.Context) (*pgx.Conn, error) {
 		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 		defer cancel()
@@ -95,10 +100,15 @@ func Connector(pool *pgxpool.Pool) func(context.Context) (*pgx.Conn, error) {
 			}
 		}
 		conf.OnNotification = nil // the pool's own would take what we wait for
+		if refused.Load() {
+			plainFirst(&conf.Config)
+		}
 		conn, err := pgx.ConnectConfig(ctx, conf)
 		if err != nil {
 			return nil, err
 		}
+		_, encrypted := conn.PgConn().Conn().(*tls.Conn)
+		refused.Store(!encrypted && conf.TLSConfig != nil || refused.Load() && !encrypted)
 		if cfg.AfterConnect != nil {
 			if err := cfg.AfterConnect(ctx, conn); err != nil {
 				Close(conn)
@@ -107,6 +117,18 @@ func Connector(pool *pgxpool.Pool) func(context.Context) (*pgx.Conn, error) {
 		}
 		return conn, nil
 	}
+}
+
+// plainFirst puts a host's way without TLS in front of the one with it, where both are allowed.
+func plainFirst(conf *pgconn.Config) {
+	ways := []*pgconn.FallbackConfig{{Host: conf.Host, Port: conf.Port, TLSConfig: conf.TLSConfig}}
+	ways = append(ways, conf.Fallbacks...)
+	for i := 1; i < len(ways); i++ {
+		if a, b := ways[i-1], ways[i]; a.Host == b.Host && a.Port == b.Port && a.TLSConfig != nil && b.TLSConfig == nil {
+			ways[i-1], ways[i] = b, a
+		}
+	}
+	conf.Host, conf.Port, conf.TLSConfig, conf.Fallbacks = ways[0].Host, ways[0].Port, ways[0].TLSConfig, ways[1:]
 }
 
 // Close says goodbye to the server, for at most a second, whatever the caller's context says.

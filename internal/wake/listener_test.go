@@ -3,6 +3,8 @@ package wake_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -245,5 +247,37 @@ func TestConnector(t *testing.T) {
 	broken.Store(true)
 	if _, err := connect(t.Context()); !errors.Is(err, refuse) || !closed.IsClosed() {
 		t.Errorf("a connection that AfterConnect refused: %v, closed %t", err, closed.IsClosed())
+	}
+}
+
+// A server that has no TLS is asked for it once, where it is only preferred.
+func TestConnectorRemembersTLS(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	direct := db.Pool(t).Config().ConnConfig
+	var dials atomic.Int32
+	pool := db.Pool(t, func(cfg *pgxpool.Config) {
+		preferred, err := pgx.ParseConfig(fmt.Sprintf("host=%s port=%d user=%s password=%s dbname=%s sslmode=prefer", direct.Host, direct.Port, direct.User, direct.Password, direct.Database))
+		if err != nil {
+			t.Fatal(err)
+		}
+		dial := preferred.DialFunc
+		preferred.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			dials.Add(1)
+			return dial(ctx, network, addr)
+		}
+		cfg.ConnConfig = preferred
+	})
+	connect := wake.Connector(pool)
+	for i, most := range []int32{2, 1, 1} {
+		dials.Store(0)
+		conn, err := connect(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		wake.Close(conn)
+		if n := dials.Load(); n != most {
+			t.Errorf("connection %d took %d dials, expected %d", i+1, n, most)
+		}
 	}
 }
