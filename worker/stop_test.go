@@ -48,6 +48,40 @@ func TestStopLosesNothing(t *testing.T) {
 	}
 }
 
+// What is fetched ahead goes back at once, unspent, while what runs still runs.
+func TestStopGivesBack(t *testing.T) {
+	s := newStage(t)
+	var ran atomic.Int32
+	finish := make(chan none)
+	w := s.worker(worker.Config{Jobs: 1})
+	worker.Handle(w, "burst", func(context.Context, *worker.Job[none]) (none, error) {
+		if ran.Add(1) == 3000 {
+			<-finish
+		}
+		return none{}, nil
+	})
+	specs := make([]offstage.Spec, 20000)
+	for i := range specs {
+		specs[i].Task = "burst"
+	}
+	if _, err := s.client.AddMany(s.ctx(), specs); err != nil {
+		t.Fatal(err)
+	}
+	stop := s.run(w)
+	s.eventually(func() bool { return ran.Load() == 3000 && w.Status().Ready > 0 }, "nothing is fetched ahead")
+	go stop()
+	s.eventually(func() bool {
+		return one[int](s, "select count(*) from offstage.jobs where state = 'waiting' and attempts = 0") == len(specs)-3000
+	}, "what was fetched ahead is not given back")
+	close(finish)
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	if n := ran.Load(); n != 3000 {
+		t.Errorf("%d jobs ran, expected 3000", n)
+	}
+}
+
 // A running job may finish within the grace period, and its result is written.
 func TestStopWaits(t *testing.T) {
 	s := newStage(t)
