@@ -141,12 +141,8 @@ func (p *process) watch() {
 		since := p.since.Load()
 		if since == 0 {
 			p.mu.Lock()
-			if !p.gone && len(p.out) == 0 { // a frame of nothing, to be acknowledged
-				p.out = append(p.out, '[')
-				select {
-				case p.writing <- struct{}{}:
-				default:
-				}
+			if !p.gone {
+				p.append(nil) // to be acknowledged
 			}
 			p.mu.Unlock()
 			continue

@@ -198,14 +198,16 @@ func (p *process) begin(ctx context.Context, seq int64, task int, job *offstage.
 	return c
 }
 
-// append adds an item to the next frame. mu is held.
+// append adds an item to the next frame; without one, that may be empty. mu is held.
 func (p *process) append(item func([]byte) []byte) {
 	if len(p.out) == 0 {
 		p.out = append(p.out, '[')
-	} else {
+	} else if len(p.out) > 1 && item != nil { // not behind the bracket alone
 		p.out = append(p.out, ',')
 	}
-	p.out = item(p.out)
+	if item != nil {
+		p.out = item(p.out)
+	}
 	select {
 	case p.writing <- struct{}{}:
 	default:

@@ -12,8 +12,12 @@ const exit = process.exit.bind(process);
 // The attempt, or the file being loaded, that the code which runs belongs to, across everything asynchronous.
 const current = new AsyncLocalStorage();
 
-const wire = new Wire(frame, () => {
+const wire = new Wire(frame, (broken) => {
   wire.flush();
+  if (broken instanceof SyntaxError) { // its attempts are lost, and begin again in another process
+    process.stderr.write(`the worker sent what cannot be understood: ${broken.message}\n`);
+    exit(1);
+  }
   exit(0);
 });
 const running = new Map(); // attempts by number

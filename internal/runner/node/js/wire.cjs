@@ -8,8 +8,9 @@ const { parse } = JSON;
 const newline = 10;
 
 class Wire {
-  // onFrame gets every frame, a parsed line. onEnd is called when the worker has gone.
+  // onFrame gets every frame, a parsed line. onEnd is called when the worker has gone, or says what cannot be understood: then attempts may have been missed.
   constructor(onFrame, onEnd) {
+    this.onEnd = onEnd;
     this.out = "";
     this.held = []; // the beginning of a line that has not ended
     this.flushing = false;
@@ -33,7 +34,14 @@ class Wire {
       } else {
         line = chunk.toString("utf8", from, to);
       }
-      onFrame(parse(line));
+      let frame;
+      try {
+        frame = parse(line);
+      } catch (broken) {
+        this.onEnd(broken);
+        return false;
+      }
+      onFrame(frame);
     }
     if (from < chunk.length) this.held.push(Buffer.from(chunk.subarray(from)));
     return true; // go on reading
