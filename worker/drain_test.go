@@ -67,17 +67,6 @@ func (h *hands) state(want string) {
 	}, "the worker is not %s", want)
 }
 
-func (h *hands) burst(n int) {
-	h.t.Helper()
-	specs := make([]offstage.Spec, n)
-	for i := range specs {
-		specs[i].Task = "burst"
-	}
-	if _, err := h.client.AddMany(h.ctx(), specs); err != nil {
-		h.t.Fatal(err)
-	}
-}
-
 func (h *hands) ends() {
 	h.t.Helper()
 	select {

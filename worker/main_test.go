@@ -103,6 +103,18 @@ func (s *stage) add(task string, payload any, opts ...offstage.Options) int64 {
 	return id
 }
 
+// burst adds n jobs of the task "burst".
+func (s *stage) burst(n int) {
+	s.t.Helper()
+	specs := make([]offstage.Spec, n)
+	for i := range specs {
+		specs[i].Task = "burst"
+	}
+	if _, err := s.client.AddMany(s.ctx(), specs); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
 func (s *stage) exec(sql string, args ...any) {
 	s.t.Helper()
 	pgtest.Do(s.t, s.pool, sql, args...)

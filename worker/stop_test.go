@@ -25,23 +25,18 @@ func TestStopLosesNothing(t *testing.T) {
 		ran.Add(1)
 		return none{}, nil
 	})
-	specs := make([]offstage.Spec, 20000)
-	for i := range specs {
-		specs[i].Task = "burst"
-	}
-	if _, err := s.client.AddMany(s.ctx(), specs); err != nil {
-		t.Fatal(err)
-	}
+	const n = 20000
+	s.burst(n)
 	stop := s.run(w)
 	s.eventually(func() bool { return ran.Load() > 1000 }, "nothing runs")
 	if err := stop(); err != nil {
 		t.Fatalf("run: %v", err)
 	}
-	n := int(ran.Load())
+	done := int(ran.Load())
 	succeeded := one[int](s, "select count(distinct job_id) from offstage_private.history where outcome = 'succeeded'")
 	waiting := one[int](s, "select count(*) from offstage.jobs where state = 'waiting' and attempts = 0")
-	if succeeded != n || waiting != len(specs)-n {
-		t.Errorf("%d jobs ran, %d are recorded, %d of %d wait", n, succeeded, waiting, len(specs)-n)
+	if succeeded != done || waiting != n-done {
+		t.Errorf("%d jobs ran, %d are recorded, %d of %d wait", done, succeeded, waiting, n-done)
 	}
 	if left := one[int](s, "select count(*) from offstage_private.lease") + one[int](s, "select count(*) from offstage_private.worker"); left != 0 {
 		t.Errorf("%d leases and workers are left", left)
@@ -60,25 +55,20 @@ func TestStopGivesBack(t *testing.T) {
 		}
 		return none{}, nil
 	})
-	specs := make([]offstage.Spec, 20000)
-	for i := range specs {
-		specs[i].Task = "burst"
-	}
-	if _, err := s.client.AddMany(s.ctx(), specs); err != nil {
-		t.Fatal(err)
-	}
+	const n = 20000
+	s.burst(n)
 	stop := s.run(w)
 	s.eventually(func() bool { return ran.Load() == 3000 && w.Status().Ready > 0 }, "nothing is fetched ahead")
 	go stop()
 	s.eventually(func() bool {
-		return one[int](s, "select count(*) from offstage.jobs where state = 'waiting' and attempts = 0") == len(specs)-3000
+		return one[int](s, "select count(*) from offstage.jobs where state = 'waiting' and attempts = 0") == n-3000
 	}, "what was fetched ahead is not given back")
 	close(finish)
 	if err := stop(); err != nil {
 		t.Fatal(err)
 	}
-	if n := ran.Load(); n != 3000 {
-		t.Errorf("%d jobs ran, expected 3000", n)
+	if done := ran.Load(); done != 3000 {
+		t.Errorf("%d jobs ran, expected 3000", done)
 	}
 }
 

@@ -167,10 +167,12 @@ func (l *Look) add(row [][]byte) {
 		}
 		l.Jobs = append(l.Jobs, c)
 		l.ends = append(l.ends, len(l.payloads))
-	case "mark":
-		l.Marks = append(l.Marks, Mark{readInt4(row[lane]), readInt2(row[priority]), readTime(row[runAt]), readInt8(row[jobID])})
-	case "rest":
-		l.Rests = append(l.Rests, Mark{readInt4(row[lane]), readInt2(row[priority]), readTime(row[runAt]), readInt8(row[jobID])})
+	case "mark", "rest":
+		list := &l.Marks
+		if string(row[kind]) == "rest" {
+			list = &l.Rests
+		}
+		*list = append(*list, Mark{readInt4(row[lane]), readInt2(row[priority]), readTime(row[runAt]), readInt8(row[jobID])})
 	case "again":
 		l.Again = true
 	case "asleep":

@@ -248,7 +248,7 @@ begin
       -- Several, with marks: the tickets of each range between them, those handed on, and the jobs that need none, merged; then
       -- locked.
       cut := shared;
-      look_at := case when shared then least(16 + room / 16 << rounds - 1, room * 2 + 50) else room * 2 + 50 end;
+      look_at := case when shared then least((16 + room / 16) << (rounds - 1), room * 2 + 50) else room * 2 + 50 end;
       with mark as (
         select * from unnest(mark_lanes, mark_priorities, mark_run_ats, mark_job_ids) k (lane_id, priority, run_at, job_id)
       ), start as (
