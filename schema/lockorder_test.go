@@ -47,14 +47,19 @@ func TestLockOrder(t *testing.T) {
 	defer stop()
 	var all errgroup.Group
 	n := uint64(0)
-	start := func(times int, f func(context.Context, *pgx.Conn, *rand.Rand) error) {
+	start := func(times int, isolation string, f func(context.Context, *pgx.Conn, *rand.Rand) error) {
 		for range times {
 			conn := db.Conn(t)
+			pgtest.Do(t, conn, fmt.Sprintf("set default_transaction_isolation = '%s'", isolation))
 			random := rand.New(rand.NewPCG(seed, n))
 			n++
 			all.Go(func() error {
 				for ctx.Err() == nil {
-					if err := f(t.Context(), conn, random); err != nil {
+					err := f(t.Context(), conn, random)
+					if isolation != "read committed" && code(err) == "40001" {
+						continue
+					}
+					if err != nil {
 						stop()
 						return err
 					}
@@ -63,15 +68,22 @@ func TestLockOrder(t *testing.T) {
 			})
 		}
 	}
-	for range 3 {
-		w := &brawler{r: r, beats: db.Conn(t), handler: db.Conn(t)}
-		start(1, w.turn)
+	for i := range 3 {
+		w := &brawler{r: r, beats: db.Conn(t), handler: db.Conn(t), serializable: i == 0}
+		if w.serializable {
+			pgtest.Do(t, w.handler, "set default_transaction_isolation = 'serializable'")
+		}
+		start(1, "read committed", w.turn)
 	}
-	start(2, r.add)
-	start(3, r.addKeyed)
-	start(2, r.meddle)
-	start(1, r.chores)
-	start(1, r.look)
+	start(2, "read committed", r.add)
+	start(3, "read committed", r.addKeyed)
+	start(2, "read committed", r.meddle)
+	for _, isolation := range []string{"repeatable read", "serializable"} {
+		start(1, isolation, r.addKeyed)
+		start(1, isolation, r.meddle)
+	}
+	start(1, "read committed", r.chores)
+	start(1, "read committed", r.look)
 	if err := all.Wait(); err != nil {
 		var pg *pgconn.PgError
 		if errors.As(err, &pg) {
@@ -296,6 +308,8 @@ type brawler struct {
 	emptied []int64
 	beats   *pgx.Conn
 	handler *pgx.Conn
+
+	serializable bool // the handler's transactions
 }
 
 type ending struct {
@@ -313,7 +327,7 @@ func (w *brawler) turn(ctx context.Context, conn *pgx.Conn, r *rand.Rand) error 
 				return fmt.Errorf("sign_off: %w", err)
 			}
 		}
-		*w = brawler{r: w.r, beats: w.beats, handler: w.handler, leases: map[int64]int{}}
+		*w = brawler{r: w.r, beats: w.beats, handler: w.handler, serializable: w.serializable, leases: map[int64]int{}}
 		tasks := `[{"name": "a"}, {"name": "b"}, {"name": "c"}]`
 		if r.IntN(3) == 0 {
 			tasks = `[{"name": "b"}]`
@@ -433,7 +447,11 @@ func (w *brawler) finish(ctx context.Context, j held, r *rand.Rand) (bool, error
 	}
 	defer tx.Rollback(ctx)
 	var held bool
-	if err := tx.QueryRow(ctx, "select offstage.finish($1, $2, $3)", w.id, j.claim, j.id).Scan(&held); err != nil {
+	err = tx.QueryRow(ctx, "select offstage.finish($1, $2, $3)", w.id, j.claim, j.id).Scan(&held)
+	if code(err) == "40001" && w.serializable {
+		return false, nil
+	}
+	if err != nil {
 		return false, err
 	}
 	if _, err := tx.Exec(ctx, "select pg_sleep(0.003)"); err != nil {
@@ -442,7 +460,11 @@ func (w *brawler) finish(ctx context.Context, j held, r *rand.Rand) (bool, error
 	if !held || r.IntN(3) == 0 {
 		return false, nil
 	}
-	return true, tx.Commit(ctx)
+	err = tx.Commit(ctx)
+	if code(err) == "40001" && w.serializable {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // drain lets a last worker do all that is left, and looks at what has become of everything.

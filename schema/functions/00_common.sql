@@ -172,6 +172,102 @@ begin
   return left_it;
 end $$;
 
+-- SERIALIZABLE callers. PostgreSQL remembers what they have read, of an index by the page, and turns two away that each write where the other has read. What an
+-- INSERT ... ON CONFLICT finds it does not remember. So this is how they look for a row: what has been inserted because there was none is undone, and rows are
+-- found by their ctid from then on.
+
+-- The row of a job, locked, and where it is; of nulls if there is none.
+create or replace function offstage_private.job_apart(of_id bigint, out at tid, out job offstage_private.job)
+language plpgsql as $$
+declare
+  found_job record;
+begin
+  insert into offstage_private.job as j (id, run_at, added_at, updated_at, task_id, lane_id, priority, payload) values (of_id, now(), now(), now(), 0, 0, 0, '{}')
+  on conflict (id) do update set updated_at = j.updated_at returning j.ctid, j as job into found_job;
+  if (found_job.job).task_id <> 0 then
+    at := found_job.ctid;
+    job := found_job.job;
+  else
+    delete from offstage_private.job j where j.ctid = found_job.ctid;
+  end if;
+end $$;
+
+-- The same by its key.
+create or replace function offstage_private.keyed_apart(of_key text, out at tid, out job offstage_private.job)
+language plpgsql as $$
+declare
+  found_job record;
+begin
+  insert into offstage_private.job as j (id, run_at, added_at, updated_at, task_id, lane_id, priority, payload, key)
+  values (nextval('offstage_private.job_id'), now(), now(), now(), 0, 0, 0, '{}', of_key)
+  on conflict (key) where key is not null do update set updated_at = j.updated_at returning j.ctid, j as job into found_job;
+  if (found_job.job).task_id <> 0 then
+    at := found_job.ctid;
+    job := found_job.job;
+  else
+    delete from offstage_private.job j where j.ctid = found_job.ctid;
+  end if;
+end $$;
+
+-- The row of a job, not locked in the end; null if there is none.
+create or replace function offstage_private.look_apart(of_id bigint) returns offstage_private.job
+language plpgsql as $$
+declare
+  j offstage_private.job;
+begin
+  j := (select a.job from offstage_private.job_apart(of_id) a);
+  raise exception using errcode = 'OS000';  -- undoes it
+exception when sqlstate 'OS000' then
+  return j;
+end $$;
+
+-- unplace() for them: false if the job is running. Raises 40001 if it has begun to since their snapshot.
+create or replace function offstage_private.unplace_apart(j offstage_private.job) returns boolean
+language plpgsql as $$
+declare
+  p record;  -- job_id is negative where there was one; else all is undone at once, because a worker may be about to insert the same
+begin
+  if exists (select from offstage_private.lease_of(j)) then
+    return false;
+  end if;
+  begin
+    insert into offstage_private.scheduled as s (run_at, job_id, lane_id, queue_id, priority) values (j.run_at, j.id, j.lane_id, j.queue_id, j.priority)
+    on conflict (run_at, job_id) do update set job_id = - s.job_id returning s.ctid, s.job_id into p;
+    if p.job_id < 0 then
+      delete from offstage_private.scheduled s where s.ctid = p.ctid;
+      return true;
+    end if;
+    raise exception using errcode = 'OS000';
+  exception when sqlstate 'OS000' then
+  end;
+  begin
+    insert into offstage_private.ticket as t (run_at, job_id, lane_id, queue_id, priority) values (j.run_at, j.id, j.lane_id, j.queue_id, j.priority)
+    on conflict (lane_id, priority, run_at, job_id, jobs) do update set job_id = - t.job_id returning t.ctid, t.job_id into p;
+    if p.job_id < 0 then
+      delete from offstage_private.ticket t where t.ctid = p.ctid;
+      return true;
+    end if;
+    raise exception using errcode = 'OS000';
+  exception when sqlstate 'OS000' then
+  end;
+  if offstage_private.unshare(j) then
+    return true;
+  end if;
+  if j.queue_id is not null then
+    begin
+      insert into offstage_private.parked as k (run_at, job_id, lane_id, queue_id, priority) values (j.run_at, j.id, j.lane_id, j.queue_id, j.priority)
+      on conflict (queue_id, lane_id, priority, run_at, job_id) do update set job_id = - k.job_id returning k.ctid, k.job_id into p;
+      if p.job_id < 0 then
+        delete from offstage_private.parked k where k.ctid = p.ctid;
+        return true;
+      end if;
+      raise exception using errcode = 'OS000';
+    exception when sqlstate 'OS000' then
+    end;
+  end if;
+  raise serialization_failure using message = 'could not serialize access due to concurrent update';
+end $$;
+
 -- Takes a job out of its place; false when it has none, because it is running or has failed. Waits for a claim or
 -- promotion that is moving it (they wait for nobody). The queue's turn may have rested on this ticket: promote()
 -- passes it on. Looks first where the place was written, if that is known: in SERIALIZABLE this touches nothing of other
@@ -193,6 +289,12 @@ begin
         get diagnostics taken = row_count;
       end if;
       j.place := null;
+    end if;
+    if taken = 0 and current_setting('transaction_isolation') = 'serializable' then
+      if not offstage_private.unplace_apart(j) then
+        return false;
+      end if;
+      taken := 1;
     end if;
     if taken = 0 then
       with t as (

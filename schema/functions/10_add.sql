@@ -94,8 +94,7 @@ declare
 begin
   loop
     if dedupe or serializable then
-      -- Reads no index, of which PostgreSQL would remember pages: so two SERIALIZABLE callers with different keys do not
-      -- disturb each other. For the same reason rows are found by their ctid from here on, and see unplace().
+      -- For SERIALIZABLE callers: see job_apart().
       insert into offstage_private.job as j select new.* on conflict (key) where key is not null
         do update set revision = j.revision + dedupe::integer, updated_at = case when dedupe then now() else j.updated_at end
         returning j.ctid, j as job into found_job;
@@ -231,7 +230,7 @@ begin
     from (
       select count(*) as jobs, array_agg(u.id order by u.n) as ids, array_agg(u.job_ctid order by u.n) as ctids
       from unnest(ids, ctids) with ordinality u (id, job_ctid, n)
-      group by u.id - u.n, (u.n - 1) / case when place_alike.queue_id is null then 32 else 1 end) m;
+      group by u.id - u.n, (u.n - 1) / case when place_alike.queue_id is null and current_setting('transaction_isolation') <> 'serializable' then 32 else 1 end) m;
     perform offstage_private.wake(task_id);
   else
     insert into offstage_private.scheduled (run_at, job_id, lane_id, queue_id, priority)
@@ -369,7 +368,7 @@ begin
           row_number() over (partition by a.priority, a.run_at, a.lane_id, a.queue_id order by a.id) as position
         from added a where a.run_at <= at
       ) a
-      group by a.priority, a.run_at, a.lane_id, a.queue_id, a.id - a.n, a.id >> 10, a.turn - a.position, (a.position - 1) / case when a.queue_id is null then 32 else 1 end) m
+      group by a.priority, a.run_at, a.lane_id, a.queue_id, a.id - a.n, a.id >> 10, a.turn - a.position, (a.position - 1) / case when a.queue_id is null and current_setting('transaction_isolation') <> 'serializable' then 32 else 1 end) m
   ), later as (
     insert into offstage_private.scheduled (run_at, job_id, lane_id, queue_id, priority)
     select a.run_at, a.id, a.lane_id, a.queue_id, a.priority from added a where a.run_at > at
@@ -455,18 +454,24 @@ end $$;
 create or replace function offstage.remove_job(job_key text) returns offstage._private_jobs
 language plpgsql strict as $$
 declare
+  found_job record;
   j offstage_private.job;
 begin
-  select o.* into j from offstage_private.job o where o.key = job_key for update;
-  if not found then
+  if current_setting('transaction_isolation') = 'serializable' then
+    select * into found_job from offstage_private.keyed_apart(job_key);
+  else
+    select o.ctid as at, o as job into found_job from offstage_private.job o where o.key = job_key for update;
+  end if;
+  if found_job.at is null then
     return row (null, null, null, null, null, null, null, null, null, null, null, null, null, null, null, null, null)::offstage._private_jobs;
   end if;
+  j := found_job.job;
   if j.failed or offstage_private.unplace(j) then
-    delete from offstage_private.job o where o.id = j.id;
+    delete from offstage_private.job o where o.ctid = found_job.at;
     perform offstage_private.ended(j, 'removed', null);
     return offstage_private.job_row(j);
   end if;
   update offstage_private.job o
-  set key = null, attempts = offstage_private.attempts_of(o) - 1, updated_at = now() where o.id = j.id returning o.* into j;
+  set key = null, attempts = offstage_private.attempts_of(o) - 1, updated_at = now() where o.ctid = found_job.at returning o.* into j;
   return offstage_private.job_row(j);
 end $$;

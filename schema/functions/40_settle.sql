@@ -636,14 +636,22 @@ set jit = off set enable_seqscan = off set enable_bitmapscan = off
 as $$
 declare
   at timestamptz := offstage_private.clock();
+  found_job record;
   j offstage_private.job;
   l offstage_private.lease;
 begin
-  select o.* into j from offstage_private.job o where o.id = finish.job_id for update;
-  if not found or not offstage_private.holds(worker_id, finish.claim, finish.job_id) then
+  if current_setting('transaction_isolation') = 'serializable' then
+    select * into found_job from offstage_private.job_apart(finish.job_id);
+  else
+    select o.ctid as at, o as job into found_job from offstage_private.job o where o.id = finish.job_id for update;
+  end if;
+  j := found_job.job;
+  select o.* into l from offstage_private.lease o  -- the fence, as in holds()
+  where o.claim = (finish.claim & -1024) and o.worker_id + 0 = finish.worker_id
+    and o.job_ids[(finish.claim & 1023)::integer] = j.id and j.released_claim < finish.claim;
+  if not found then
     return false;
   end if;
-  select o.* into l from offstage_private.lease o where o.claim = (finish.claim & -1024);
   insert into offstage_private.history
     (settled_at, job_id, claim, added_at, run_at, claimed_at, task_id, queue_id, worker_id, attempt, priority, outcome, key, payload, result)
   select at, j.id, finish.claim, j.added_at, j.run_at, l.claimed_at, j.task_id, j.queue_id, l.worker_id, j.attempts + 1, j.priority,
@@ -654,7 +662,7 @@ begin
       or exists (select from offstage_private.waiter w where w.job_id = j.id));
   perform offstage_private.count_ended(at, array[j.task_id], array[j.queue_id], array['succeeded'],
     array[offstage_private.seconds(greatest(j.run_at, j.added_at), l.claimed_at)], array[offstage_private.seconds(l.claimed_at, at)]);
-  delete from offstage_private.job o where o.id = j.id;
+  delete from offstage_private.job o where o.ctid = found_job.at;
   if j.notify_channel is not null then
     perform offstage_private.notify_event(j.notify_channel, j.id, 'succeeded', j.options);
   end if;

@@ -1,17 +1,21 @@
 -- What people do to jobs, queues and tasks, and what they look at.
 
--- Takes jobs that are not running into the caller's hands: out of their places, or locked where they have failed.
+-- Takes jobs that are not running into the caller's hands, and answers them and where their rows are: out of their places, or locked where they have failed.
 -- Running and unknown ones are left out. One by one, those without a key first, in the order of the ids, then in the order of the keys, which is
 -- add_jobs' as well: so two callers cannot deadlock.
 -- Lock order: a keyed job, then its place; a job without a key is only reached through its place, so that settle
 -- never waits for a caller's transaction.
-create or replace function offstage_private.seize(job_ids bigint[]) returns setof offstage_private.job
+create or replace function offstage_private.seize(job_ids bigint[]) returns table (at tid, job offstage_private.job)
 language plpgsql as $$
 declare
   i bigint;
-  j offstage_private.job;
+  found_job record;
   again offstage_private.job;
 begin
+  if current_setting('transaction_isolation') = 'serializable' then
+    return query select * from offstage_private.seize_apart(job_ids);
+    return;
+  end if;
   for i in
     select x.id from (
       select distinct o.id, o.key
@@ -19,21 +23,50 @@ begin
     ) x order by x.key nulls first, x.id
   loop
     loop
-      select o.* into j from offstage_private.job o where o.id = i;
+      select o.ctid, o as job into found_job from offstage_private.job o where o.id = i;
       exit when not found;
-      if j.key is not null or j.failed then
-        select o.* into j from offstage_private.job o where o.id = i for update;
+      if (found_job.job).key is not null or (found_job.job).failed then
+        select o.ctid, o as job into found_job from offstage_private.job o where o.id = i for update;
         exit when not found;
       end if;
-      if j.failed or offstage_private.unplace(j) then
-        return next j;
+      job := found_job.job;
+      if job.failed or offstage_private.unplace(job) then
+        select o.ctid, o as job into found_job from offstage_private.job o where o.id = i;  -- as whoever had it until now has left it
+        at := found_job.ctid;
+        job := found_job.job;
+        return next;
         exit;
       end if;
       -- No place under the key we saw: it is running, unless it has moved since.
       select o.* into again from offstage_private.job o where o.id = i;
       exit when not found or (again.lane_id, again.priority, again.run_at, again.failed, again.released_claim)
-        = (j.lane_id, j.priority, j.run_at, j.failed, j.released_claim);
+        = (job.lane_id, job.priority, job.run_at, job.failed, job.released_claim);
     end loop;
+  end loop;
+end $$;
+
+-- seize() for SERIALIZABLE callers: see job_apart(). In the same order; nobody waits for who only names a running job.
+create or replace function offstage_private.seize_apart(job_ids bigint[]) returns table (at tid, job offstage_private.job)
+language plpgsql as $$
+declare
+  looked offstage_private.job;
+  found_job record;
+begin
+  for looked in
+    select o.* from (select distinct u from unnest(job_ids) u where u is not null) u (id) cross join lateral offstage_private.look_apart(u.id) o
+    where o.id is not null and not exists (select from offstage_private.lease_of(o))
+    order by o.key nulls first, o.id
+  loop
+    if looked.key is null and not looked.failed then
+      continue when not offstage_private.unplace(looked);
+      select * into found_job from offstage_private.job_apart(looked.id);
+    else
+      select * into found_job from offstage_private.job_apart(looked.id);
+      continue when found_job.at is null or not (found_job.job).failed and not offstage_private.unplace(found_job.job);
+    end if;
+    at := found_job.at;
+    job := found_job.job;
+    return next;
   end loop;
 end $$;
 
@@ -41,11 +74,13 @@ end $$;
 create or replace function offstage.complete_jobs(job_ids bigint[]) returns setof offstage._private_jobs
 language plpgsql as $$
 declare
+  seized record;
   j offstage_private.job;
   changed bigint[] := '{}';
 begin
-  for j in select * from offstage_private.seize(job_ids) loop
-    delete from offstage_private.job o where o.id = j.id;
+  for seized in select * from offstage_private.seize(job_ids) loop
+    j := seized.job;
+    delete from offstage_private.job o where o.ctid = seized.at;
     perform offstage_private.ended(j, 'completed', null);
     changed := changed || j.id;
     return next offstage_private.job_row(j);
@@ -58,14 +93,16 @@ create or replace function offstage.permanently_fail_jobs(job_ids bigint[], erro
 returns setof offstage._private_jobs
 language plpgsql as $$
 declare
+  seized record;
   j offstage_private.job;
   changed bigint[] := '{}';
 begin
-  for j in select * from offstage_private.seize(job_ids) loop
+  for seized in select * from offstage_private.seize(job_ids) loop
+    j := seized.job;
     update offstage_private.job o
     set failed = true, attempts = offstage_private.attempts_of(o), updated_at = now(), last_error = coalesce(error_message, 'Manually marked as failed'),
       fingerprint = offstage_private.fingerprint((select t.name from offstage_private.task t where t.id = o.task_id), coalesce(error_message, 'Manually marked as failed'))
-    where o.id = j.id returning o.* into j;
+    where o.ctid = seized.at returning o.* into j;
     perform offstage_private.ended(j, 'failed', j.last_error);
     changed := changed || j.id;
     return next offstage_private.job_row(j);
@@ -84,11 +121,13 @@ create or replace function offstage.reschedule_jobs(
 ) returns setof offstage._private_jobs
 language plpgsql as $$
 declare
+  seized record;
   j offstage_private.job;
   changed bigint[] := '{}';
   failed_before boolean;
 begin
-  for j in select * from offstage_private.seize(job_ids) loop
+  for seized in select * from offstage_private.seize(job_ids) loop
+    j := seized.job;
     failed_before := j.failed;
     j.run_at := coalesce(reschedule_jobs.run_at, j.run_at);
     j.priority := coalesce(reschedule_jobs.priority, j.priority);
@@ -107,7 +146,7 @@ begin
       updated_at = j.updated_at, failed = j.failed, crashes = j.crashes,
       fingerprint = case when j.failed and not failed_before
         then offstage_private.fingerprint((select t.name from offstage_private.task t where t.id = o.task_id), coalesce(j.last_error, 'no attempts are left')) else o.fingerprint end
-    where o.id = j.id;
+    where o.ctid = seized.at;
     if not j.failed then
       perform offstage_private.place(j, offstage_private.clock());
     elsif not failed_before then
@@ -125,16 +164,18 @@ end $$;
 create or replace function offstage.cancel_jobs(job_ids bigint[], reason text default null) returns table (job_id bigint, answer text)
 language plpgsql as $$
 declare
+  seized record;
   j offstage_private.job;
-  seized bigint[] := '{}';
+  waiting bigint[] := '{}';
   changed bigint[] := '{}';
 begin
-  for j in select * from offstage_private.seize(job_ids) loop
-    seized := seized || j.id;
+  for seized in select * from offstage_private.seize(job_ids) loop
+    j := seized.job;
+    waiting := waiting || j.id;
     if j.failed then  -- final already; keep it as it is
       continue;
     end if;
-    delete from offstage_private.job o where o.id = j.id;
+    delete from offstage_private.job o where o.ctid = seized.at;
     perform offstage_private.ended(j, 'cancelled', coalesce(reason, 'cancelled by hand'));
     changed := changed || j.id;
     job_id := j.id; answer := 'cancelled';
@@ -142,9 +183,10 @@ begin
   end loop;
   for job_id in
     insert into offstage_private.cancellation as c (job_id, reason, requested_at)
-    select o.id, coalesce(cancel_jobs.reason, 'cancelled by hand'), offstage_private.clock()
-    from unnest(job_ids) u cross join lateral (select k.id from offstage_private.job k where k.id = u limit 1) o
-    where o.id <> all (seized)
+    select u, coalesce(cancel_jobs.reason, 'cancelled by hand'), offstage_private.clock()
+    from unnest(job_ids) u
+    where u <> all (waiting) and case when current_setting('transaction_isolation') = 'serializable' then (offstage_private.look_apart(u)).id is not null
+      else exists (select from offstage_private.job k where k.id = u) end
     on conflict on constraint cancellation_pkey do nothing returning c.job_id
   loop
     changed := changed || job_id;
@@ -161,17 +203,19 @@ end $$;
 create or replace function offstage.retry_jobs(job_ids bigint[]) returns setof offstage._private_jobs
 language plpgsql as $$
 declare
+  seized record;
   j offstage_private.job;
   changed bigint[] := '{}';
 begin
-  for j in select * from offstage_private.seize(job_ids) loop
+  for seized in select * from offstage_private.seize(job_ids) loop
+    j := seized.job;
     if j.failed then
       insert into offstage_private.history (settled_at, job_id, added_at, run_at, task_id, queue_id, attempt, priority, outcome, key, error)
       values (offstage_private.clock(), j.id, j.added_at, j.run_at, j.task_id, j.queue_id, j.attempts, j.priority, 'retried', j.key, 'by hand');
     end if;
     update offstage_private.job o set failed = false, attempts = case when o.failed then 0 else o.attempts end, crashes = 0,
       run_at = least(o.run_at, now()), updated_at = now()
-    where o.id = j.id returning o.* into j;
+    where o.ctid = seized.at returning o.* into j;
     delete from offstage_private.cancellation c where c.job_id = j.id;  -- one that came too late for the last attempt
     perform offstage_private.place(j, greatest(offstage_private.clock(), j.run_at));
     changed := changed || j.id;
@@ -184,11 +228,13 @@ end $$;
 create or replace function offstage.delete_jobs(job_ids bigint[]) returns setof bigint
 language plpgsql as $$
 declare
+  seized record;
   j offstage_private.job;
   changed bigint[] := '{}';
 begin
-  for j in select * from offstage_private.seize(job_ids) loop
-    delete from offstage_private.job o where o.id = j.id;
+  for seized in select * from offstage_private.seize(job_ids) loop
+    j := seized.job;
+    delete from offstage_private.job o where o.ctid = seized.at;
     perform offstage_private.ended(j, 'removed', null);
     changed := changed || j.id;
     return next j.id;

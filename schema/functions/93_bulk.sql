@@ -157,6 +157,7 @@ create or replace function offstage.edit_job(
 language plpgsql as $$
 #variable_conflict use_column
 declare
+  seized record;
   old offstage_private.job;
   j offstage_private.job;
   before json;
@@ -164,7 +165,7 @@ declare
   action text := case when edit_job.run_at is not null and edit_job.payload is null and edit_job.priority is null and edit_job.max_attempts is null then 'reschedule' else 'edit' end;
 begin
   perform offstage_private.check_job(null, edit_job.max_attempts, null, null);
-  select * into j from offstage_private.seize(array[edit_job.job_id]);
+  select s.at, s.job into seized from offstage_private.seize(array[edit_job.job_id]) s;
   if not found then
     if exists (select from offstage_private.job o where o.id = edit_job.job_id) then
       raise object_in_use using message = format('job %s is running', edit_job.job_id),
@@ -172,7 +173,7 @@ begin
     end if;
     raise no_data_found using message = format('there is no job %s', edit_job.job_id), hint = 'It may have ended: a duplicate can be added.';
   end if;
-  select o.* into j from offstage_private.job o where o.id = j.id;  -- as whoever had it until now has left it
+  j := seized.job;
   if edit_job.revision <> j.revision then
     raise exception using errcode = 'OS003', message = format('job %s has changed', edit_job.job_id), hint = 'Look at it again, and repeat the edit.';
   end if;
@@ -191,7 +192,7 @@ begin
   end if;
   update offstage_private.job o set payload = j.payload, priority = j.priority, max_attempts = j.max_attempts, run_at = j.run_at, failed = j.failed,
     attempts = j.attempts, crashes = 0, revision = o.revision + 1, updated_at = now()
-  where o.id = j.id returning o.* into j;
+  where o.ctid = seized.at returning o.* into j;
   delete from offstage_private.cancellation c where c.job_id = j.id;
   perform offstage_private.place(j, greatest(offstage_private.clock(), case when j.run_at <= now() then j.run_at end));
   select json_object_agg(c.name, c.before), json_object_agg(c.name, c.after) into before, after
