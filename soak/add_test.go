@@ -91,7 +91,7 @@ func (a *adder) run(ctx context.Context) {
 		if !a.s.pace.wait(ctx, n) {
 			return
 		}
-		opts, rollback := a.options(), a.rng.IntN(100) < 8
+		opts, rollback := options(a.rng), a.rng.IntN(100) < 8
 		for try := 0; ; try++ {
 			added, err := a.transaction(ctx, opts, steps, rollback)
 			var pg *pgconn.PgError
@@ -124,8 +124,8 @@ func describe(err error) string {
 
 var errRollback = errors.New("rolled back on purpose")
 
-func (a *adder) options() pgx.TxOptions {
-	switch n := a.rng.IntN(100); {
+func options(rng *rand.Rand) pgx.TxOptions {
+	switch n := rng.IntN(100); {
 	case n < 5:
 		return pgx.TxOptions{IsoLevel: pgx.RepeatableRead}
 	case n < 10:

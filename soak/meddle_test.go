@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // meddler does to jobs what people and programs do: removes, cancels, reschedules, retries them, and pauses queues.
@@ -24,8 +25,8 @@ func (m *meddler) run(ctx context.Context) {
 		if sql == "" {
 			continue
 		}
-		hold, rollback := m.rng.IntN(20) == 0, m.rng.IntN(20) == 0
-		err := pgx.BeginFunc(ctx, m.s.pool, func(tx pgx.Tx) error {
+		opts, hold, rollback := options(m.rng), m.rng.IntN(20) == 0, m.rng.IntN(20) == 0
+		err := pgx.BeginTxFunc(ctx, m.s.pool, opts, func(tx pgx.Tx) error {
 			if _, err := tx.Exec(ctx, sql, args...); err != nil {
 				return err
 			}
@@ -37,6 +38,11 @@ func (m *meddler) run(ctx context.Context) {
 			}
 			return nil
 		})
+		var pg *pgconn.PgError
+		if errors.As(err, &pg) && pg.Code == "40001" && opts.IsoLevel != pgx.ReadCommitted {
+			m.s.serialization.Add(1)
+			continue
+		}
 		if err != nil && !errors.Is(err, errRollback) && ctx.Err() == nil {
 			m.s.complain("%s: %v", what, describe(err))
 			continue

@@ -72,6 +72,30 @@ func TestExit(t *testing.T) {
 	b.eventually(func() bool { return b.log.has("called process.exit(1) after its attempt had ended task=late") })
 }
 
+// A process that cannot read what it is sent has lost attempts: it ends, so that all it has begin again elsewhere.
+func TestBrokenFrame(t *testing.T) {
+	t.Parallel()
+	b := open(t, map[string]string{"waits.js": waits, "pid.js": `module.exports = () => process.pid`})
+	before, _, _ := b.run("pid", "{}")
+	done := make(chan error, 1)
+	go func() {
+		_, _, err := b.run("waits", "{}")
+		done <- err
+	}()
+	b.eventually(func() bool { return b.log.has("waiting") })
+	b.mu.Lock()
+	p := b.ready[0]
+	b.mu.Unlock()
+	p.mu.Lock()
+	p.append(func(out []byte) []byte { return append(out, `,["no JSON"`...) })
+	p.mu.Unlock()
+	if err := <-done; verb(err) != "crash" {
+		t.Errorf("the attempt ended with %v", err)
+	}
+	b.eventually(func() bool { return b.log.has("the worker sent what cannot be understood") })
+	b.eventually(func() bool { after, _, _ := b.run("pid", "{}"); return after != before })
+}
+
 func TestUnhandled(t *testing.T) {
 	t.Parallel()
 	b := open(t, map[string]string{
