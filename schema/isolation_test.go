@@ -196,7 +196,7 @@ func TestIsolation(t *testing.T) {
 // though the jobs are next to each other in every table and index.
 func TestIsolationByID(t *testing.T) {
 	t.Parallel()
-	const callers, times, each = 8, 4, 3
+	const callers, times, each = 8, 2, 3
 	for _, level := range []pgx.TxIsoLevel{pgx.RepeatableRead, pgx.Serializable} {
 		t.Run(string(level), func(t *testing.T) {
 			t.Parallel()
