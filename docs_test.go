@@ -526,7 +526,7 @@ Notifications are hints: listen first, then look (´job_status´), and look now 
 Everything works in READ COMMITTED, REPEATABLE READ and SERIALIZABLE transactions. In the latter two a call fails with 40001, and the transaction is to be tried again, if since its snapshot somebody else
 has changed what it changes: the job of the same ´job_key´; the job with this id, which includes a worker that has claimed it; or if they have just made the task, queue or set of flags that it is the first to name, too. Changes of different jobs do not
 disturb each other, in SERIALIZABLE either: the functions look for jobs in a way that PostgreSQL does not remember as reading ([ADR 18](adr/0018-serializable-callers.md)). What a SERIALIZABLE transaction reads of the views it does
-remember, as of any table.
+remember, as of any table; and two of them that change different schedules at once, or each configure a task and add jobs, too, may be turned away.
 
 ## Rights
 

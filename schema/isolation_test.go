@@ -129,6 +129,13 @@ func TestIsolation(t *testing.T) {
 					t.Errorf("%s: %d transactions with keys of their own were turned away", there.what, n)
 				}
 			}
+			pgtest.Do(t, conn, "select offstage.configure_task('t' || n, '{}') from generate_series(0, 15) n")
+			if n := beside("configure_task", false, func(ctx context.Context, tx pgx.Tx, caller, n int) error {
+				_, err := tx.Exec(ctx, "select offstage.configure_task('t' || $1::integer, json_build_object('keep', $2::text))", caller, []string{"all", "none", "failures"}[n%3])
+				return err
+			}); n > 0 {
+				t.Errorf("%d transactions with tasks of their own were turned away", n)
+			}
 			changed := func(ctx context.Context, tx pgx.Tx, call string, id int64) error {
 				var n int
 				err := tx.QueryRow(ctx, "select count(*) from "+call, id).Scan(&n)

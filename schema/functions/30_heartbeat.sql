@@ -1,14 +1,15 @@
 -- Stage 4: run. A worker's life: it registers, beats, reports progress, and signs off.
 
--- Sets what the given settings state and leaves the rest. Settings: {"max_attempts": 5, "retry": {...},
+-- A task with what the given settings state, and the rest as it is. Settings: {"max_attempts": 5, "retry": {...},
 -- "timeout": "30 s", "keep": "failures"}; null takes the default again. Raises 22023 for what it does not understand.
-create or replace function offstage_private.set_task(of_task integer, settings jsonb) returns void
-language plpgsql as $$
+create or replace function offstage_private.with_settings(t offstage_private.task, settings jsonb) returns offstage_private.task
+language plpgsql stable as $$
 declare
+  new offstage_private.task := t;
   wrong text;
 begin
   if settings is null or settings = '{}' then
-    return;
+    return t;
   end if;
   select k into wrong from jsonb_object_keys(settings) k where k not in ('max_attempts', 'retry', 'timeout', 'keep') limit 1;
   if found then
@@ -19,17 +20,22 @@ begin
     raise invalid_parameter_value using message = format('keep is %L', settings ->> 'keep'), hint = 'Expected all, failures or none.';
   end if;
   perform offstage_private.check_retry(settings -> 'retry');
-  update offstage_private.task t set
-    max_attempts = case when settings ? 'max_attempts' then (settings ->> 'max_attempts')::smallint else t.max_attempts end,
-    retry = case when settings ? 'retry' then nullif(settings -> 'retry', 'null') else t.retry end,
-    timeout = case when settings ? 'timeout' then (settings ->> 'timeout')::interval else t.timeout end,
-    keep = case when settings ? 'keep' then settings ->> 'keep' else t.keep end,
-    revision = t.revision + 1
-  where t.id = of_task
-    and ((settings ? 'max_attempts' and t.max_attempts is distinct from (settings ->> 'max_attempts')::smallint)
-      or (settings ? 'retry' and t.retry is distinct from nullif(settings -> 'retry', 'null'))
-      or (settings ? 'timeout' and t.timeout is distinct from (settings ->> 'timeout')::interval)
-      or (settings ? 'keep' and t.keep is distinct from settings ->> 'keep'));
+  if settings ? 'max_attempts' then
+    new.max_attempts := (settings ->> 'max_attempts')::smallint;
+  end if;
+  if settings ? 'retry' then
+    new.retry := nullif(settings -> 'retry', 'null');
+  end if;
+  if settings ? 'timeout' then
+    new.timeout := (settings ->> 'timeout')::interval;
+  end if;
+  if settings ? 'keep' then
+    new.keep := settings ->> 'keep';
+  end if;
+  if new is distinct from t then
+    new.revision := t.revision + 1;
+  end if;
+  return new;
 end $$;
 
 -- The settings of tasks, as workers need them.
@@ -57,7 +63,10 @@ begin
     where x.unable is null order by x.name
   loop
     task_ids := task_ids || offstage_private.task_id(t.name);
-    perform offstage_private.set_task(task_ids[cardinality(task_ids)], t.settings);
+    update offstage_private.task o
+    set (max_attempts, retry, timeout, keep, revision) =
+      (select n.max_attempts, n.retry, n.timeout, n.keep, n.revision from offstage_private.with_settings(o, t.settings) n)
+    where o.id = task_ids[cardinality(task_ids)] and o is distinct from offstage_private.with_settings(o, t.settings);
   end loop;
   select greatest(1, count(*) / 100.0) * interval '1 s' into period from offstage_private.worker w where w.dead_at is null;
   insert into offstage_private.worker (host, pid, version, slots, tasks, unable, forbidden, started_at, beat_at, period)

@@ -309,10 +309,9 @@ begin
 end $$;
 
 -- What is set on a task, as configure_task() takes it.
-create or replace function offstage_private.settings_of(of_task integer) returns json
+create or replace function offstage_private.settings_of(t offstage_private.task) returns json
 language sql stable as $$
   select json_build_object('max_attempts', t.max_attempts, 'retry', t.retry, 'timeout', t.timeout, 'keep', t.keep)
-  from offstage_private.task t where t.id = of_task
 $$;
 
 -- Changes the settings of a task: {"max_attempts": 5, "retry": {"policy": "fixed", "delay": "10 s"}, "timeout": "30 s",
@@ -320,11 +319,23 @@ $$;
 create or replace function offstage.configure_task(task text, settings json) returns void
 language plpgsql as $$
 declare
-  t integer := offstage_private.task_id(task);
-  old json := offstage_private.settings_of(t);
+  of_task integer;
+  found_task record;
+  new offstage_private.task;
 begin
-  perform offstage_private.set_task(t, settings::jsonb);
-  perform offstage_private.note('configure', 'task ' || task, null, old, offstage_private.settings_of(t), null);
+  if current_setting('transaction_isolation') = 'serializable' and length(task) <= 128 then  -- see job_apart()
+    insert into offstage_private.task as o (name) values (task)
+    on conflict (name) do update set revision = o.revision returning o.ctid as at, o as old into found_task;
+  else
+    of_task := offstage_private.task_id(task);
+    select o.ctid as at, o as old into found_task from offstage_private.task o where o.id = of_task for no key update;
+  end if;
+  new := offstage_private.with_settings(found_task.old, settings::jsonb);
+  if new is distinct from found_task.old then
+    update offstage_private.task o
+    set max_attempts = new.max_attempts, retry = new.retry, timeout = new.timeout, keep = new.keep, revision = new.revision where o.ctid = found_task.at;
+  end if;
+  perform offstage_private.note('configure', 'task ' || task, null, offstage_private.settings_of(found_task.old), offstage_private.settings_of(new), null);
 end $$;
 
 -- Drains a worker: it claims nothing more, gives back what it has claimed and not started, finishes what runs, and stays, until
