@@ -178,7 +178,7 @@ end $$;
 
 -- The row of a job, locked, and where it is; of nulls if there is none.
 create or replace function offstage_private.job_apart(of_id bigint, out at tid, out job offstage_private.job)
-language plpgsql as $$
+language plpgsql strict as $$
 declare
   found_job record;
 begin
@@ -211,7 +211,7 @@ end $$;
 
 -- The row of a job, not locked in the end; null if there is none.
 create or replace function offstage_private.look_apart(of_id bigint) returns offstage_private.job
-language plpgsql as $$
+language plpgsql strict as $$
 declare
   j offstage_private.job;
 begin
