@@ -370,6 +370,9 @@ func (w *brawler) settleAndClaim(ctx context.Context, conn *pgx.Conn, r *rand.Ra
 		case i == 0 && r.IntN(3) == 0: // ends in its handler's transaction, which may roll back
 			e.Ending = "release"
 			done, err := w.finish(ctx, j, r)
+			if w.serializable && code(err) == "40001" {
+				done, err = false, nil
+			}
 			if err != nil {
 				return fmt.Errorf("finish: %w", err)
 			}
@@ -447,11 +450,7 @@ func (w *brawler) finish(ctx context.Context, j held, r *rand.Rand) (bool, error
 	}
 	defer tx.Rollback(ctx)
 	var held bool
-	err = tx.QueryRow(ctx, "select offstage.finish($1, $2, $3)", w.id, j.claim, j.id).Scan(&held)
-	if code(err) == "40001" && w.serializable {
-		return false, nil
-	}
-	if err != nil {
+	if err := tx.QueryRow(ctx, "select offstage.finish($1, $2, $3)", w.id, j.claim, j.id).Scan(&held); err != nil {
 		return false, err
 	}
 	if _, err := tx.Exec(ctx, "select pg_sleep(0.003)"); err != nil {
@@ -460,11 +459,7 @@ func (w *brawler) finish(ctx context.Context, j held, r *rand.Rand) (bool, error
 	if !held || r.IntN(3) == 0 {
 		return false, nil
 	}
-	err = tx.Commit(ctx)
-	if code(err) == "40001" && w.serializable {
-		return false, nil
-	}
-	return err == nil, err
+	return true, tx.Commit(ctx)
 }
 
 // drain lets a last worker do all that is left, and looks at what has become of everything.

@@ -138,6 +138,10 @@ language sql stable as $$
     order by p.lane_id desc, p.priority desc, p.run_at desc, p.job_id desc limit 1), false)
 $$;
 
+-- Whether the caller's transaction is SERIALIZABLE: see job_apart().
+create or replace function offstage_private.serializable() returns boolean
+language sql stable as $$ select current_setting('transaction_isolation') = 'serializable' $$;
+
 -- Takes a job out of the ticket that it shares with others; false when it shares none. That is the last shared one that does not begin behind it: two shared tickets
 -- of a lane, priority and run_at never overlap, and the ids of none are further apart than 1023. The ticket stays as it is, and the job leaves a stub: so callers do not wait for
 -- each other, and may have an old snapshot. Claims leave the ticket alone until then, and are told.
@@ -159,7 +163,7 @@ begin
   end if;
   insert into offstage_private.stub (lane_id, ticket, job_id) values (j.lane_id, t.job_id, j.id) on conflict do nothing;
   left_it := found;
-  if left_it and current_setting('transaction_isolation') <> 'serializable' then
+  if left_it and not offstage_private.serializable() then
     -- The last one removes the ticket, if nobody else has it in hand; otherwise the next claim does.
     delete from offstage_private.ticket p where p.ctid = any (array(
       select o.ctid from offstage_private.ticket o
@@ -225,45 +229,36 @@ end $$;
 create or replace function offstage_private.unplace_apart(j offstage_private.job) returns boolean
 language plpgsql as $$
 declare
-  p record;  -- job_id is negative where there was one; else all is undone at once, because a worker may be about to insert the same
+  place text;
+  p record;  -- job_id is negative where there was one
 begin
   if exists (select from offstage_private.lease_of(j)) then
     return false;
   end if;
-  begin
-    insert into offstage_private.scheduled as s (run_at, job_id, lane_id, queue_id, priority) values (j.run_at, j.id, j.lane_id, j.queue_id, j.priority)
-    on conflict (run_at, job_id) do update set job_id = - s.job_id returning s.ctid, s.job_id into p;
-    if p.job_id < 0 then
-      delete from offstage_private.scheduled s where s.ctid = p.ctid;
-      return true;
-    end if;
-    raise exception using errcode = 'OS000';
-  exception when sqlstate 'OS000' then
-  end;
-  begin
-    insert into offstage_private.ticket as t (run_at, job_id, lane_id, queue_id, priority) values (j.run_at, j.id, j.lane_id, j.queue_id, j.priority)
-    on conflict (lane_id, priority, run_at, job_id, jobs) do update set job_id = - t.job_id returning t.ctid, t.job_id into p;
-    if p.job_id < 0 then
-      delete from offstage_private.ticket t where t.ctid = p.ctid;
-      return true;
-    end if;
-    raise exception using errcode = 'OS000';
-  exception when sqlstate 'OS000' then
-  end;
-  if offstage_private.unshare(j) then
-    return true;
-  end if;
-  if j.queue_id is not null then
+  foreach place in array array['scheduled', 'ticket', 'parked'] loop
     begin
-      insert into offstage_private.parked as k (run_at, job_id, lane_id, queue_id, priority) values (j.run_at, j.id, j.lane_id, j.queue_id, j.priority)
-      on conflict (queue_id, lane_id, priority, run_at, job_id) do update set job_id = - k.job_id returning k.ctid, k.job_id into p;
-      if p.job_id < 0 then
+      if place = 'scheduled' then
+        insert into offstage_private.scheduled as s (run_at, job_id, lane_id, queue_id, priority) values (j.run_at, j.id, j.lane_id, j.queue_id, j.priority)
+        on conflict (run_at, job_id) do update set job_id = - s.job_id returning s.ctid, s.job_id into p;
+        delete from offstage_private.scheduled s where s.ctid = p.ctid;
+      elsif place = 'ticket' then
+        insert into offstage_private.ticket as t (run_at, job_id, lane_id, queue_id, priority) values (j.run_at, j.id, j.lane_id, j.queue_id, j.priority)
+        on conflict (lane_id, priority, run_at, job_id, jobs) do update set job_id = - t.job_id returning t.ctid, t.job_id into p;
+        delete from offstage_private.ticket t where t.ctid = p.ctid;
+      elsif j.queue_id is not null then
+        insert into offstage_private.parked as k (run_at, job_id, lane_id, queue_id, priority) values (j.run_at, j.id, j.lane_id, j.queue_id, j.priority)
+        on conflict (queue_id, lane_id, priority, run_at, job_id) do update set job_id = - k.job_id returning k.ctid, k.job_id into p;
         delete from offstage_private.parked k where k.ctid = p.ctid;
+      end if;
+      if p.job_id < 0 then
         return true;
       end if;
-      raise exception using errcode = 'OS000';
+      raise exception using errcode = 'OS000';  -- undoes it at once: a worker may be about to insert the same
     exception when sqlstate 'OS000' then
     end;
+  end loop;
+  if offstage_private.unshare(j) then
+    return true;
   end if;
   raise serialization_failure using message = 'could not serialize access due to concurrent update';
 end $$;
@@ -290,7 +285,7 @@ begin
       end if;
       j.place := null;
     end if;
-    if taken = 0 and current_setting('transaction_isolation') = 'serializable' then
+    if taken = 0 and offstage_private.serializable() then
       if not offstage_private.unplace_apart(j) then
         return false;
       end if;

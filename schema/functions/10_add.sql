@@ -86,7 +86,7 @@ create or replace function offstage_private.add_keyed(
 language plpgsql as $$
 declare
   dedupe boolean := coalesce(job_key_mode = 'unsafe_dedupe', false);  -- null is allowed
-  serializable boolean := current_setting('transaction_isolation') = 'serializable';
+  serializable boolean := offstage_private.serializable();
   fresh boolean;
   found_job record;  -- the row and where it is; locked, so that it stays there
   old offstage_private.job;
@@ -222,6 +222,8 @@ end $$;
 create or replace function offstage_private.place_alike(
   ids bigint[], ctids tid[], task_id integer, lane_id integer, queue_id integer, priority smallint, run_at timestamptz, at timestamptz) returns void
 language plpgsql as $$
+declare
+  most integer := case when queue_id is null and not offstage_private.serializable() then 32 else 1 end;  -- who leaves a shared ticket reads an index
 begin
   if run_at <= at then
     insert into offstage_private.ticket (run_at, job_id, lane_id, queue_id, priority, job_ctid, jobs, job_ids, job_ctids)
@@ -230,7 +232,7 @@ begin
     from (
       select count(*) as jobs, array_agg(u.id order by u.n) as ids, array_agg(u.job_ctid order by u.n) as ctids
       from unnest(ids, ctids) with ordinality u (id, job_ctid, n)
-      group by u.id - u.n, (u.n - 1) / case when place_alike.queue_id is null and current_setting('transaction_isolation') <> 'serializable' then 32 else 1 end) m;
+      group by u.id - u.n, (u.n - 1) / most) m;
     perform offstage_private.wake(task_id);
   else
     insert into offstage_private.scheduled (run_at, job_id, lane_id, queue_id, priority)
@@ -258,6 +260,7 @@ declare
   task integer;
   flag_set jsonb;
   new offstage_private.job;
+  most integer := case when offstage_private.serializable() then 1 else 32 end;  -- as in place_alike()
   keyed offstage_private.job[];
   ctids tid[];
   r record;
@@ -368,7 +371,7 @@ begin
           row_number() over (partition by a.priority, a.run_at, a.lane_id, a.queue_id order by a.id) as position
         from added a where a.run_at <= at
       ) a
-      group by a.priority, a.run_at, a.lane_id, a.queue_id, a.id - a.n, a.id >> 10, a.turn - a.position, (a.position - 1) / case when a.queue_id is null and current_setting('transaction_isolation') <> 'serializable' then 32 else 1 end) m
+      group by a.priority, a.run_at, a.lane_id, a.queue_id, a.id - a.n, a.id >> 10, a.turn - a.position, (a.position - 1) / case when a.queue_id is null then most else 1 end) m
   ), later as (
     insert into offstage_private.scheduled (run_at, job_id, lane_id, queue_id, priority)
     select a.run_at, a.id, a.lane_id, a.queue_id, a.priority from added a where a.run_at > at
@@ -457,7 +460,7 @@ declare
   found_job record;
   j offstage_private.job;
 begin
-  if current_setting('transaction_isolation') = 'serializable' then
+  if offstage_private.serializable() then
     select * into found_job from offstage_private.keyed_apart(job_key);
   else
     select o.ctid as at, o as job into found_job from offstage_private.job o where o.key = job_key for update;

@@ -640,7 +640,7 @@ declare
   j offstage_private.job;
   l offstage_private.lease;
 begin
-  if current_setting('transaction_isolation') = 'serializable' then
+  if offstage_private.serializable() then
     select * into found_job from offstage_private.job_apart(finish.job_id);
   else
     select o.ctid as at, o as job into found_job from offstage_private.job o where o.id = finish.job_id for update;

@@ -12,7 +12,7 @@ declare
   found_job record;
   again offstage_private.job;
 begin
-  if current_setting('transaction_isolation') = 'serializable' then
+  if offstage_private.serializable() then
     return query select * from offstage_private.seize_apart(job_ids);
     return;
   end if;
@@ -53,7 +53,7 @@ declare
   found_job record;
 begin
   for looked in
-    select o.* from (select distinct u from unnest(job_ids) u where u is not null) u (id) cross join lateral offstage_private.look_apart(u.id) o
+    select o.* from (select distinct u from unnest(job_ids) u) u (id) cross join lateral offstage_private.look_apart(u.id) o
     where o.id is not null and not exists (select from offstage_private.lease_of(o))
     order by o.key nulls first, o.id
   loop
@@ -185,7 +185,7 @@ begin
     insert into offstage_private.cancellation as c (job_id, reason, requested_at)
     select u, coalesce(cancel_jobs.reason, 'cancelled by hand'), offstage_private.clock()
     from unnest(job_ids) u
-    where u <> all (waiting) and case when current_setting('transaction_isolation') = 'serializable' then (offstage_private.look_apart(u)).id is not null
+    where u <> all (waiting) and case when offstage_private.serializable() then (offstage_private.look_apart(u)).id is not null
       else exists (select from offstage_private.job k where k.id = u) end
     on conflict on constraint cancellation_pkey do nothing returning c.job_id
   loop
@@ -323,7 +323,7 @@ declare
   found_task record;
   new offstage_private.task;
 begin
-  if current_setting('transaction_isolation') = 'serializable' and length(task) <= 128 then  -- see job_apart()
+  if offstage_private.serializable() and length(task) <= 128 then  -- see job_apart()
     insert into offstage_private.task as o (name) values (task)
     on conflict (name) do update set revision = o.revision returning o.ctid as at, o as old into found_task;
   else
