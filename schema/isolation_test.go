@@ -379,3 +379,86 @@ func TestIsolationByID(t *testing.T) {
 		})
 	}
 }
+
+// TestIsolationTogether: callers of whom each does everything in one transaction, with tasks, queues, flags, schedules and jobs of its own, some of them new, do not turn
+// each other away.
+func TestIsolationTogether(t *testing.T) {
+	t.Parallel()
+	const callers, times = 8, 3
+	for _, level := range []pgx.TxIsoLevel{pgx.RepeatableRead, pgx.Serializable} {
+		t.Run(string(level), func(t *testing.T) {
+			t.Parallel()
+			db := pgtest.New(t)
+			conn := db.Conn(t)
+			id, tasks := worker(t, conn, "a")
+			pgtest.Do(t, conn, "select offstage.configure_task('t' || n, '{}'), offstage.configure_queue('q' || n, 1), offstage.add_schedule('s' || n, 'a', '* * * * *') from generate_series(0, 7) n")
+			pgtest.Do(t, conn, "select offstage.add_job('t' || n, queue_name => 'q' || n, flags => array['f' || n], job_key => 'k' || n) from generate_series(0, 7) n")
+			pgtest.Do(t, conn, "select offstage.add_job('a', queue_name => 'all', flags => '{all}')")
+			var conns [callers]*pgx.Conn
+			for i := range conns {
+				conns[i] = db.Conn(t)
+			}
+			// $1 is the caller, $2 a text that nobody else has, $3 the id of a waiting job, $4 that of a running one.
+			calls := []string{
+				"offstage.add_job('a', queue_name => 'all', flags => '{all}')",
+				"offstage.add_job('t' || $1, queue_name => 'q' || $1, flags => array['f' || $1])",
+				"offstage.add_job('new' || $2, queue_name => 'new' || $2, flags => array[$2])",
+				"offstage.add_job('t' || $1, job_key => 'k' || $1)",
+				"offstage.remove_job('k' || $1)",
+				`offstage.add_jobs(array[row('t' || $1, null, 'q' || $1, null, null, null, null, array['f' || $1]), row('t' || $1, null, null, null, null, $2, null, array['f' || $1]),
+					row('more' || $2, null, 'more' || $2, null, null, null, null, array['f' || $1]), row('keyed' || $2, null, null, null, null, 'more' || $2, null, null)]::offstage.job_spec[])`,
+				"offstage.add_many('t' || $1, '[1,2]', queue_name => 'q' || $1)",
+				"offstage.configure_task('t' || $1, json_build_object('keep', case when random() < 0.5 then 'all' else 'none' end, 'max_attempts', (random() * 1000)::integer + 1))",
+				"offstage.configure_task('settings' || $2, '{}')",
+				"offstage.pause_task('t' || $1)",
+				"offstage.resume_task('t' || $1)",
+				"offstage.configure_queue('q' || $1, (random() * 1000)::integer + 1)",
+				"offstage.configure_queue('settings' || $2, 2)",
+				"offstage.pause_queue('q' || $1)",
+				"offstage.resume_queue('q' || $1)",
+				"offstage.add_schedule('s' || $1, 'a', (random() * 50)::integer || ' * * * *')",
+				"offstage.add_schedule($2, 'a', '* * * * *')",
+				"offstage.pause_schedule('s' || $1)",
+				"offstage.resume_schedule('s' || $1)",
+				"offstage.run_schedule('s' || $1)",
+				"offstage.remove_schedule($2)",
+				"offstage.await_job((select id from offstage.add_job('a')))",
+				"offstage.complete_jobs(array[$3::bigint])",
+				"offstage.cancel_jobs(array[$3::bigint])",
+				"offstage.permanently_fail_jobs(array[$3::bigint])",
+				"offstage.reschedule_jobs(array[$3::bigint], attempts => 3)",
+				"offstage.retry_jobs(array[$3::bigint])",
+				"offstage.edit_job($3::bigint, '{}')",
+				"offstage.delete_jobs(array[$3::bigint])",
+				"offstage.cancel_jobs(array[$4::bigint])",
+				fmt.Sprintf("(select offstage.finish(%d, l.claim + x.n, x.id) from offstage_private.lease l, unnest(l.job_ids) with ordinality x (id, n) where x.id = $4::bigint)", id),
+			}
+			waiting := pgtest.List[int64](t, conn, "select (offstage.add_job('t' || n % 8)).id from generate_series(0, $1::integer - 1) n", callers*times*len(calls))
+			running := pgtest.List[int64](t, conn, "select (offstage.add_job('a')).id from generate_series(1, $1::integer)", callers*times*len(calls))
+			for left := len(running); left > 0; {
+				took := len(pgtest.List[int64](t, conn, "select job_id from offstage.claim($1, 500, $2) where kind = 'job'", id, tasks))
+				if took == 0 {
+					t.Fatalf("%d jobs are not claimed", left)
+				}
+				left -= took
+			}
+			refused, err := turnedAway(t, conns[:], level, times, func(ctx context.Context, tx pgx.Tx, caller, n int) error {
+				for i, call := range calls {
+					own := (n*len(calls)+i)*callers + caller // so that those of others are beside it
+					if _, err := tx.Exec(ctx, "select "+call+", $1::text, $2::text, $3::bigint, $4::bigint",
+						fmt.Sprint(caller), fmt.Sprint(caller, "/", n), waiting[own], running[own]); err != nil {
+						return fmt.Errorf("%s: %w", call, err)
+					}
+				}
+				return nil
+			})
+			if err != nil {
+				t.Error(err)
+			}
+			if refused > 0 {
+				t.Errorf("%d of %d transactions were turned away", refused, callers*times)
+			}
+			checkWhole(t, conn)
+		})
+	}
+}

@@ -19,8 +19,12 @@ begin
       constraint = 'tasks_identifier_check';
   end if;
   loop
-    select t.id into found_id from offstage_private.task t where t.name = task_name;
-    exit when found;
+    if offstage_private.serializable() then
+      found_id := (offstage_private.task_apart(task_name)).id;
+    else
+      select t.id into found_id from offstage_private.task t where t.name = task_name;
+    end if;
+    exit when found_id is not null;
     insert into offstage_private.task (name) values (task_name) on conflict do nothing returning id into found_id;
     exit when found;
   end loop;
@@ -38,8 +42,12 @@ begin
       constraint = 'job_queues_queue_name_check';
   end if;
   loop
-    select q.id into found_id from offstage_private.queue q where q.name = queue_name;
-    exit when found;
+    if offstage_private.serializable() then
+      found_id := offstage_private.queue_apart(queue_name);
+    else
+      select q.id into found_id from offstage_private.queue q where q.name = queue_name;
+    end if;
+    exit when found_id is not null;
     insert into offstage_private.queue (name) values (queue_name) on conflict do nothing returning id into found_id;
     if found then
       insert into offstage_private.queue_state (queue_id) values (found_id);
@@ -59,9 +67,12 @@ begin
     return of_task;
   end if;
   loop
-    select l.id into found_id from offstage_private.lane l
-    where l.task_id = of_task and md5(l.flags::text) = md5(of_flags::text);
-    exit when found;
+    if offstage_private.serializable() then
+      found_id := offstage_private.lane_apart(of_task, of_flags);
+    else
+      select l.id into found_id from offstage_private.lane l where l.task_id = of_task and md5(l.flags::text) = md5(of_flags::text);
+    end if;
+    exit when found_id is not null;
     insert into offstage_private.lane (task_id, flags) values (of_task, of_flags) on conflict do nothing returning id into found_id;
     exit when found;
   end loop;
@@ -138,10 +149,6 @@ language sql stable as $$
     order by p.lane_id desc, p.priority desc, p.run_at desc, p.job_id desc limit 1), false)
 $$;
 
--- Whether the caller's transaction is SERIALIZABLE: see job_apart().
-create or replace function offstage_private.serializable() returns boolean
-language sql stable as $$ select current_setting('transaction_isolation') = 'serializable' $$;
-
 -- Takes a job out of the ticket that it shares with others; false when it shares none. That is the last shared one that does not begin behind it: two shared tickets
 -- of a lane, priority and run_at never overlap, and the ids of none are further apart than 1023. The ticket stays as it is, and the job leaves a stub: so callers do not wait for
 -- each other, and may have an old snapshot. Claims leave the ticket alone until then, and are told.
@@ -174,93 +181,6 @@ begin
   end if;
   perform offstage_private.wake(j.task_id);
   return left_it;
-end $$;
-
--- SERIALIZABLE callers. PostgreSQL remembers what they have read, of an index by the page, and turns two away that each write where the other has read. What an
--- INSERT ... ON CONFLICT finds it does not remember. So this is how they look for a row: what has been inserted because there was none is undone, and rows are
--- found by their ctid from then on.
-
--- The row of a job, locked, and where it is; of nulls if there is none.
-create or replace function offstage_private.job_apart(of_id bigint, out at tid, out job offstage_private.job)
-language plpgsql strict as $$
-declare
-  found_job record;
-begin
-  insert into offstage_private.job as j (id, run_at, added_at, updated_at, task_id, lane_id, priority, payload) values (of_id, now(), now(), now(), 0, 0, 0, '{}')
-  on conflict (id) do update set updated_at = j.updated_at returning j.ctid, j as job into found_job;
-  if (found_job.job).task_id <> 0 then
-    at := found_job.ctid;
-    job := found_job.job;
-  else
-    delete from offstage_private.job j where j.ctid = found_job.ctid;
-  end if;
-end $$;
-
--- The same by its key.
-create or replace function offstage_private.keyed_apart(of_key text, out at tid, out job offstage_private.job)
-language plpgsql as $$
-declare
-  found_job record;
-begin
-  insert into offstage_private.job as j (id, run_at, added_at, updated_at, task_id, lane_id, priority, payload, key)
-  values (nextval('offstage_private.job_id'), now(), now(), now(), 0, 0, 0, '{}', of_key)
-  on conflict (key) where key is not null do update set updated_at = j.updated_at returning j.ctid, j as job into found_job;
-  if (found_job.job).task_id <> 0 then
-    at := found_job.ctid;
-    job := found_job.job;
-  else
-    delete from offstage_private.job j where j.ctid = found_job.ctid;
-  end if;
-end $$;
-
--- The row of a job, not locked in the end; null if there is none.
-create or replace function offstage_private.look_apart(of_id bigint) returns offstage_private.job
-language plpgsql strict as $$
-declare
-  j offstage_private.job;
-begin
-  j := (select a.job from offstage_private.job_apart(of_id) a);
-  raise exception using errcode = 'OS000';  -- undoes it
-exception when sqlstate 'OS000' then
-  return j;
-end $$;
-
--- unplace() for them: false if the job is running. Raises 40001 if it has begun to since their snapshot.
-create or replace function offstage_private.unplace_apart(j offstage_private.job) returns boolean
-language plpgsql as $$
-declare
-  place text;
-  p record;  -- job_id is negative where there was one
-begin
-  if exists (select from offstage_private.lease_of(j)) then
-    return false;
-  end if;
-  foreach place in array array['scheduled', 'ticket', 'parked'] loop
-    begin
-      if place = 'scheduled' then
-        insert into offstage_private.scheduled as s (run_at, job_id, lane_id, queue_id, priority) values (j.run_at, j.id, j.lane_id, j.queue_id, j.priority)
-        on conflict (run_at, job_id) do update set job_id = - s.job_id returning s.ctid, s.job_id into p;
-        delete from offstage_private.scheduled s where s.ctid = p.ctid;
-      elsif place = 'ticket' then
-        insert into offstage_private.ticket as t (run_at, job_id, lane_id, queue_id, priority) values (j.run_at, j.id, j.lane_id, j.queue_id, j.priority)
-        on conflict (lane_id, priority, run_at, job_id, jobs) do update set job_id = - t.job_id returning t.ctid, t.job_id into p;
-        delete from offstage_private.ticket t where t.ctid = p.ctid;
-      elsif j.queue_id is not null then
-        insert into offstage_private.parked as k (run_at, job_id, lane_id, queue_id, priority) values (j.run_at, j.id, j.lane_id, j.queue_id, j.priority)
-        on conflict (queue_id, lane_id, priority, run_at, job_id) do update set job_id = - k.job_id returning k.ctid, k.job_id into p;
-        delete from offstage_private.parked k where k.ctid = p.ctid;
-      end if;
-      if p.job_id < 0 then
-        return true;
-      end if;
-      raise exception using errcode = 'OS000';  -- undoes it at once: a worker may be about to insert the same
-    exception when sqlstate 'OS000' then
-    end;
-  end loop;
-  if offstage_private.unshare(j) then
-    return true;
-  end if;
-  raise serialization_failure using message = 'could not serialize access due to concurrent update';
 end $$;
 
 -- Takes a job out of its place; false when it has none, because it is running or has failed. Waits for a claim or
@@ -324,11 +244,15 @@ begin
   end loop;
 end $$;
 
--- The attempts a job may have.
-create or replace function offstage_private.attempts_of(j offstage_private.job) returns smallint
-language sql stable as $$
-  select coalesce(j.max_attempts, (select t.max_attempts from offstage_private.task t where t.id = j.task_id), 25::smallint)
+-- A task by its id, for whoever changes its jobs.
+create or replace function offstage_private.task_of(of_id integer) returns offstage_private.task
+language sql volatile as $$
+  select case when offstage_private.serializable() then offstage_private.task_apart(null, of_id) else (select t from offstage_private.task t where t.id = of_id) end
 $$;
+
+-- The attempts a job may have.
+create or replace function offstage_private.attempts_of(j offstage_private.job, t offstage_private.task) returns smallint
+language sql immutable as $$ select coalesce(j.max_attempts, t.max_attempts, 25::smallint) $$;
 
 -- The lease under which a job runs; no row: it is not running. Leases are few (one a batch).
 create or replace function offstage_private.lease_of(j offstage_private.job)
@@ -341,13 +265,13 @@ language sql stable as $$
 $$;
 
 -- A job as graphile_worker's functions return it.
-create or replace function offstage_private.job_row(j offstage_private.job) returns offstage._private_jobs
+create or replace function offstage_private.job_row(j offstage_private.job, t offstage_private.task) returns offstage._private_jobs
 language sql stable as $$
   select (j.id, j.queue_id, j.task_id, j.payload, j.priority, j.run_at,
           j.attempts + (l.claim is not null)::integer, m.attempts, j.last_error, j.added_at, j.updated_at,
           j.key, l.claimed_at, 'worker-' || l.worker_id, j.revision, j.flags,
           l.claim is null and not j.failed and j.attempts < m.attempts)::offstage._private_jobs
-  from (select offstage_private.attempts_of(j)) m (attempts)
+  from (select offstage_private.attempts_of(j, t)) m (attempts)
   left join offstage_private.lease_of(j) l on true
 $$;
 

@@ -94,7 +94,7 @@ declare
 begin
   loop
     if dedupe or serializable then
-      -- For SERIALIZABLE callers: see job_apart().
+      -- For SERIALIZABLE callers: see 00_apart.sql.
       insert into offstage_private.job as j select new.* on conflict (key) where key is not null
         do update set revision = j.revision + dedupe::integer, updated_at = case when dedupe then now() else j.updated_at end
         returning j.ctid, j as job into found_job;
@@ -117,7 +117,8 @@ begin
     exit when dedupe;
     if old.failed or not offstage_private.unplace(old) then
       -- Running or failed: it keeps what it is but not its key, and will not be tried again.
-      update offstage_private.job j set key = null, attempts = offstage_private.attempts_of(j) - (not j.failed)::integer, updated_at = now()
+      update offstage_private.job j
+      set key = null, attempts = offstage_private.attempts_of(old, offstage_private.task_of(old.task_id)) - (not old.failed)::integer, updated_at = now()
       where j.ctid = found_job.ctid;
       continue;
     end if;
@@ -178,15 +179,24 @@ begin
     perform offstage_private.check_job(job_key, max_attempts, notify_channel, options);
   end if;
 
-  select t.id, t.id, t.max_attempts into task, lane, task_attempts from offstage_private.task t where t.name = identifier;
-  if not found then
-    task := offstage_private.task_id(identifier);
-    lane := task;
-  end if;
-  if queue_name is not null then
-    select q.id into queue from offstage_private.queue q where q.name = queue_name;
+  if offstage_private.serializable() then
+    select t.id, t.id, t.max_attempts into task, lane, task_attempts from offstage_private.task_apart(identifier) t where length(identifier) <= 128;
+    if task is null then
+      task := offstage_private.task_id(identifier);
+      lane := task;
+    end if;
+    queue := case when queue_name is not null then offstage_private.queue_id(queue_name) end;
+  else
+    select t.id, t.id, t.max_attempts into task, lane, task_attempts from offstage_private.task t where t.name = identifier;
     if not found then
-      queue := offstage_private.queue_id(queue_name);
+      task := offstage_private.task_id(identifier);
+      lane := task;
+    end if;
+    if queue_name is not null then
+      select q.id into queue from offstage_private.queue q where q.name = queue_name;
+      if not found then
+        queue := offstage_private.queue_id(queue_name);
+      end if;
     end if;
   end if;
   if flags is not null then
@@ -199,7 +209,7 @@ begin
   if job_key is not null then
     new := offstage_private.add_keyed(new, job_key_mode, payload is not null);
     if job_key_mode = 'unsafe_dedupe' and new.revision > 0 then
-      return offstage_private.job_row(new);  -- an old one, perhaps running
+      return offstage_private.job_row(new, offstage_private.task_of(new.task_id));  -- an old one, perhaps running
     end if;
   elsif new.run_at <= offstage_private.clock() then  -- place(), in one statement with the insert: most jobs come this way
     with added as (insert into offstage_private.job select new.* returning ctid)
@@ -258,9 +268,15 @@ declare
   at timestamptz := offstage_private.clock();
   ids bigint[];
   task integer;
+  task_attempts smallint;
   flag_set jsonb;
   new offstage_private.job;
-  most integer := case when offstage_private.serializable() then 1 else 32 end;  -- as in place_alike()
+  one_by_one boolean := offstage_private.serializable();
+  most integer := case when one_by_one then 1 else 32 end;  -- as in place_alike()
+  tasks jsonb;      -- ids by names
+  queues jsonb;
+  lanes jsonb;      -- by the task's name and the flags
+  defaults jsonb;   -- max_attempts by the task's name
   keyed offstage_private.job[];
   ctids tid[];
   r record;
@@ -283,6 +299,7 @@ begin
   into r from unnest(specs) s;
   if r.alike then
     task := offstage_private.task_id(r.identifier);
+    task_attempts := (offstage_private.task_of(task)).max_attempts;
     perform offstage_private.check_job(null, r.max_attempts, null, null);
     with added as (
       insert into offstage_private.job (id, run_at, added_at, updated_at, task_id, lane_id, priority, max_attempts, payload, options)
@@ -293,10 +310,9 @@ begin
     select array_agg(a.id), array_agg(a.ctid) into ids, ctids from added a;
     perform offstage_private.place_alike(ids, ctids, task, task, null, r.priority, r.run_at, at);
     return query
-      select ids[s.ord], null::integer, task, coalesce(s.payload, '{}'), r.priority, r.run_at, 0::smallint, coalesce(s.max_attempts, t.max_attempts, 25::smallint),
+      select ids[s.ord], null::integer, task, coalesce(s.payload, '{}'), r.priority, r.run_at, 0::smallint, coalesce(s.max_attempts, task_attempts, 25::smallint),
         null::text, now(), now(), null::text, null::timestamptz, null::text, 0, null::jsonb, true
-      from unnest(specs) with ordinality s (identifier, payload, queue_name, run_at, max_attempts, job_key, priority, flags, ord),
-        (select o.max_attempts from offstage_private.task o where o.id = task) t
+      from unnest(specs) with ordinality s (identifier, payload, queue_name, run_at, max_attempts, job_key, priority, flags, ord)
       order by s.ord;
     return;
   end if;
@@ -317,18 +333,16 @@ begin
     end if;
   end loop;
 
-  -- New names and lanes in their order: two callers that bring the same ones cannot deadlock.
-  perform offstage_private.task_id(x.name)
-  from (select distinct s.identifier from unnest(specs) s order by 1) x (name)
-  where not exists (select from offstage_private.task t where t.name = x.name);
-  perform offstage_private.queue_id(x.name)
-  from (select distinct s.queue_name from unnest(specs) s where s.queue_name is not null order by 1) x (name)
-  where not exists (select from offstage_private.queue q where q.name = x.name);
-  perform offstage_private.lane_id(x.task_id, x.flags)
-  from (
-    select distinct t.id, offstage_private.flag_set(s.flags) from unnest(specs) s join offstage_private.task t on t.name = s.identifier
-    where cardinality(s.flags) > 0 order by 1, 2
-  ) x (task_id, flags);
+  -- Names and lanes in their order: two callers that bring the same new ones cannot deadlock. SERIALIZABLE callers look for them one by one.
+  select jsonb_object_agg(x.name, coalesce((select t.id from offstage_private.task t where t.name = x.name and not one_by_one), offstage_private.task_id(x.name)))
+  into tasks from (select distinct s.identifier from unnest(specs) s order by 1) x (name);
+  select jsonb_object_agg(x.name, coalesce((select q.id from offstage_private.queue q where q.name = x.name and not one_by_one), offstage_private.queue_id(x.name)))
+  into queues from (select distinct s.queue_name from unnest(specs) s where s.queue_name is not null order by 1) x (name);
+  select jsonb_object_agg(x.task || x.flags::text, offstage_private.lane_id((tasks ->> x.task)::integer, x.flags))
+  into lanes from (
+    select distinct s.identifier, offstage_private.flag_set(s.flags) from unnest(specs) s where cardinality(s.flags) > 0 order by 1, 2
+  ) x (task, flags);
+  select jsonb_object_agg(x.name, (offstage_private.task_of(x.id::integer)).max_attempts) into defaults from jsonb_each_text(tasks) x (name, id);
 
   ids := array(select nextval('offstage_private.job_id') from generate_series(1, n));
   for r in
@@ -337,11 +351,10 @@ begin
     cross join lateral (select s.ord) o
     where s.job_key is not null order by s.job_key
   loop
-    task := offstage_private.task_id(r.identifier);
+    task := tasks ->> r.identifier;
     flag_set := offstage_private.flag_set(r.flags);
-    new := offstage_private.new_job(ids[r.ord], task, offstage_private.lane_id(task, flag_set),
-      case when r.queue_name is not null then offstage_private.queue_id(r.queue_name) end, r.payload, r.run_at, r.max_attempts, r.job_key,
-      r.priority, flag_set, null, options[r.ord]);
+    new := offstage_private.new_job(ids[r.ord], task, coalesce((lanes ->> (r.identifier || flag_set::text))::integer, task), (queues ->> r.queue_name)::integer,
+      r.payload, r.run_at, r.max_attempts, r.job_key, r.priority, flag_set, null, options[r.ord]);
     new := offstage_private.add_keyed(new, case when job_key_preserve_run_at then 'preserve_run_at' else 'replace' end, r.payload is not null);
     ids[r.ord] := new.id;
     keyed := array_append(keyed, new);
@@ -349,13 +362,11 @@ begin
 
   with added as (
     insert into offstage_private.job (id, run_at, added_at, updated_at, task_id, lane_id, queue_id, priority, max_attempts, payload, flags, options)
-    select ids[s.ord], coalesce(s.run_at, now()), now(), now(), t.id,
-      case when cardinality(s.flags) > 0 then offstage_private.lane_id(t.id, offstage_private.flag_set(s.flags)) else t.id end,
-      q.id, coalesce(s.priority, 0::smallint), s.max_attempts, coalesce(s.payload, '{}'),
+    select ids[s.ord], coalesce(s.run_at, now()), now(), now(), (tasks ->> s.identifier)::integer,
+      (case when cardinality(s.flags) > 0 then lanes ->> (s.identifier || offstage_private.flag_set(s.flags)::text) else tasks ->> s.identifier end)::integer,
+      (queues ->> s.queue_name)::integer, coalesce(s.priority, 0::smallint), s.max_attempts, coalesce(s.payload, '{}'),
       case when cardinality(s.flags) > 0 then offstage_private.flag_set(s.flags) end, options[s.ord]
     from unnest(specs) with ordinality s (identifier, payload, queue_name, run_at, max_attempts, job_key, priority, flags, ord)
-    join offstage_private.task t on t.name = s.identifier
-    left join offstage_private.queue q on q.name = s.queue_name
     where s.job_key is null
     returning id, run_at, task_id, lane_id, queue_id, priority, ctid
   ), tickets as (
@@ -388,19 +399,16 @@ begin
     select x.id, x.queue_id, x.task_id, x.payload, x.priority, x.run_at, x.attempts, x.max_attempts, x.last_error, x.added_at, x.updated_at, x.key,
       null::timestamptz, null::text, x.revision, x.flags, true
     from (
-      select s.ord, ids[s.ord] as id, q.id as queue_id, t.id as task_id, coalesce(s.payload, '{}') as payload,
+      select s.ord, ids[s.ord] as id, (queues ->> s.queue_name)::integer as queue_id, (tasks ->> s.identifier)::integer as task_id, coalesce(s.payload, '{}') as payload,
         coalesce(s.priority, 0::smallint) as priority, coalesce(s.run_at, now()) as run_at, 0::smallint as attempts,
-        coalesce(s.max_attempts, t.max_attempts, 25::smallint) as max_attempts, null::text as last_error, now() as added_at, now() as updated_at,
+        coalesce(s.max_attempts, (defaults ->> s.identifier)::smallint, 25::smallint) as max_attempts, null::text as last_error, now() as added_at, now() as updated_at,
         null::text as key, 0 as revision, case when s.flags is not null then offstage_private.flag_set(s.flags) end as flags
       from unnest(specs) with ordinality s (identifier, payload, queue_name, run_at, max_attempts, job_key, priority, flags, ord)
-      join offstage_private.task t on t.name = s.identifier
-      left join offstage_private.queue q on q.name = s.queue_name
       where s.job_key is null
       union all
-      select i.ord, k.id, k.queue_id, k.task_id, k.payload, k.priority, k.run_at, k.attempts, coalesce(k.max_attempts, t.max_attempts, 25::smallint),
-        k.last_error, k.added_at, k.updated_at, k.key, k.revision, k.flags
+      select i.ord, k.id, k.queue_id, k.task_id, k.payload, k.priority, k.run_at, k.attempts,
+        coalesce(k.max_attempts, (defaults ->> specs[i.ord].identifier)::smallint, 25::smallint), k.last_error, k.added_at, k.updated_at, k.key, k.revision, k.flags
       from unnest(keyed) k
-      join offstage_private.task t on t.id = k.task_id
       join unnest(ids) with ordinality i (id, ord) on i.id = k.id
     ) x order by x.ord;
 end $$;
@@ -459,6 +467,7 @@ language plpgsql strict as $$
 declare
   found_job record;
   j offstage_private.job;
+  t offstage_private.task;
 begin
   if offstage_private.serializable() then
     select * into found_job from offstage_private.keyed_apart(job_key);
@@ -469,12 +478,13 @@ begin
     return row (null, null, null, null, null, null, null, null, null, null, null, null, null, null, null, null, null)::offstage._private_jobs;
   end if;
   j := found_job.job;
+  t := offstage_private.task_of(j.task_id);
   if j.failed or offstage_private.unplace(j) then
     delete from offstage_private.job o where o.ctid = found_job.at;
-    perform offstage_private.ended(j, 'removed', null);
-    return offstage_private.job_row(j);
+    perform offstage_private.ended(j, t, 'removed', null);
+    return offstage_private.job_row(j, t);
   end if;
   update offstage_private.job o
-  set key = null, attempts = offstage_private.attempts_of(o) - 1, updated_at = now() where o.ctid = found_job.at returning o.* into j;
-  return offstage_private.job_row(j);
+  set key = null, attempts = offstage_private.attempts_of(j, t) - 1, updated_at = now() where o.ctid = found_job.at returning o.* into j;
+  return offstage_private.job_row(j, t);
 end $$;

@@ -10,7 +10,7 @@
 --   2. lease       rescue: update, skip locked; a worker's own settle deletes it
 --   3. job         settle: plain jobs by delete (nobody else locks them while they run), keyed ones skip locked;
 --                  rescue skip locked; keyed add, remove_job and admin: blocking, in the order of the keys. SERIALIZABLE
---                  callers look at a job by locking it for a moment, while they hold no place: see job_apart()
+--                  callers look at a job by locking it for a moment, while they hold no place: see 00_apart.sql
 --   4. queue       settle, promote, rescue: blocking, by id, once a transaction; claim: skip locked. Its state and fronts
 --                  are read and written under this lock
 --   5. places      claim, promote, handing over: skip locked; unplace(): blocking, holds nothing that those wait for; of a shared ticket key share, until its

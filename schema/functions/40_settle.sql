@@ -639,6 +639,7 @@ declare
   found_job record;
   j offstage_private.job;
   l offstage_private.lease;
+  awaited boolean := offstage_private.is_awaited(finish.job_id);
 begin
   if offstage_private.serializable() then
     select * into found_job from offstage_private.job_apart(finish.job_id);
@@ -656,18 +657,15 @@ begin
     (settled_at, job_id, claim, added_at, run_at, claimed_at, task_id, queue_id, worker_id, attempt, priority, outcome, key, payload, result)
   select at, j.id, finish.claim, j.added_at, j.run_at, l.claimed_at, j.task_id, j.queue_id, l.worker_id, j.attempts + 1, j.priority,
     'succeeded', j.key, j.payload, finish.result
-  from offstage_private.task t
-  where t.id = j.task_id
-    and (offstage_private.keeps(coalesce(j.options ->> 'keep', t.keep), 'succeeded')
-      or exists (select from offstage_private.waiter w where w.job_id = j.id));
+  where awaited or offstage_private.keeps(coalesce(j.options ->> 'keep', (offstage_private.task_of(j.task_id)).keep), 'succeeded');
   perform offstage_private.count_ended(at, array[j.task_id], array[j.queue_id], array['succeeded'],
     array[offstage_private.seconds(greatest(j.run_at, j.added_at), l.claimed_at)], array[offstage_private.seconds(l.claimed_at, at)]);
   delete from offstage_private.job o where o.ctid = found_job.at;
   if j.notify_channel is not null then
     perform offstage_private.notify_event(j.notify_channel, j.id, 'succeeded', j.options);
   end if;
-  if offstage_private.awaited(at) then
-    perform offstage_private.notify_waiters(array[j.id]);
+  if awaited then
+    perform offstage_private.notify_waiter(j.id);
   end if;
   return true;
 end $$;

@@ -17,22 +17,21 @@ $$;
 
 -- Records that a job that was not running has ended, and tells whom it concerns. The caller has taken it from its
 -- place and deletes it (or leaves it, as failed).
-create or replace function offstage_private.ended(j offstage_private.job, outcome text, error text) returns void
+create or replace function offstage_private.ended(j offstage_private.job, t offstage_private.task, outcome text, error text) returns void
 language plpgsql as $$
+declare
+  awaited boolean := offstage_private.is_awaited(j.id);
 begin
   insert into offstage_private.history (settled_at, job_id, added_at, run_at, task_id, queue_id, attempt, priority, outcome, key, error, payload, fingerprint)
   select offstage_private.clock(), j.id, j.added_at, j.run_at, j.task_id, j.queue_id, j.attempts, j.priority, ended.outcome, j.key, ended.error, j.payload,
     case when ended.outcome = 'failed' then offstage_private.fingerprint(t.name, ended.error) end
-  from offstage_private.task t
-  where t.id = j.task_id
-    and (offstage_private.keeps(coalesce(j.options ->> 'keep', t.keep), ended.outcome)
-      or exists (select from offstage_private.waiter w where w.job_id = j.id));
+  where awaited or offstage_private.keeps(coalesce(j.options ->> 'keep', t.keep), ended.outcome);
   perform offstage_private.count_ended(offstage_private.clock(), array[j.task_id], array[j.queue_id], array[ended.outcome]);
   if j.notify_channel is not null then
     perform offstage_private.notify_event(j.notify_channel, j.id, ended.outcome, j.options);
   end if;
-  if offstage_private.awaited(offstage_private.clock()) then
-    perform offstage_private.notify_waiters(array[j.id]);
+  if awaited then
+    perform offstage_private.notify_waiter(j.id);
   end if;
   delete from offstage_private.progress p where p.job_id = j.id;
 end $$;

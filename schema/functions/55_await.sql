@@ -45,6 +45,18 @@ language sql stable as $$
   select coalesce((select true from offstage_private.waiter w where w.expires_at >= at order by w.expires_at desc limit 1), false)
 $$;
 
+-- Whether anybody awaits this job now.
+create or replace function offstage_private.is_awaited(of_job bigint) returns boolean
+language sql volatile as $$
+  select coalesce(
+    case when offstage_private.serializable() then offstage_private.waiter_apart(of_job) else (select w.expires_at from offstage_private.waiter w where w.job_id = of_job) end
+      >= offstage_private.clock(), false)
+$$;
+
+-- Tells those who do.
+create or replace function offstage_private.notify_waiter(job_id bigint) returns void
+language sql volatile as $$ select pg_notify('offstage:settled', 'offstage' || ':' || job_id) $$;
+
 -- Tells those who await one of these jobs: one notification for up to 350 of them, which fits whatever the ids are.
 create or replace function offstage_private.notify_waiters(ids bigint[]) returns void
 language plpgsql

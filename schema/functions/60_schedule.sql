@@ -199,28 +199,53 @@ begin
   return s;
 end $$;
 
--- Adds a schedule, or changes the one of that name, which keeps its last tick. A name belongs to the database, to crontab files
--- or to programs; from the latter two it is free again when no worker has had it for two minutes. Waits for whoever changes
--- the same one. Locks its row. Raises 55006 where the name is another's.
-create or replace function offstage_private.put_schedule(new offstage_private.schedule) returns void
+-- The schedule of this name, locked, and where it is; of nulls if there is none.
+create or replace function offstage_private.locked_schedule(of_name text, out at tid, out was offstage_private.schedule)
 language plpgsql as $$
 declare
-  old offstage_private.schedule;
+  found_schedule record;
+begin
+  if offstage_private.serializable() and of_name is not null then
+    insert into offstage_private.schedule as s (id, name, source, task, expression, zone, jitter, overlap, known_at, due_at, updated_at) overriding system value
+    values (- pg_backend_pid(), of_name, 'database', '', '', '', '0', 'allow', now(), now(), now())
+    on conflict (name) do update set revision = s.revision returning s.ctid, s as schedule into found_schedule;
+    if (found_schedule.schedule).id < 0 then
+      delete from offstage_private.schedule s where s.ctid = found_schedule.ctid;
+      return;
+    end if;
+  else
+    select s.ctid, s as schedule into found_schedule from offstage_private.schedule s where s.name = of_name for update;
+    if not found then
+      return;
+    end if;
+  end if;
+  at := found_schedule.ctid;
+  was := found_schedule.schedule;
+end $$;
+
+-- Adds a schedule, or changes the one of that name, which keeps its last tick. A name belongs to the database, to crontab files
+-- or to programs; from the latter two it is free again when no worker has had it for two minutes. Waits for whoever changes
+-- the same one. Locks its row. Answers what was there (nulls: nothing), and what is. Raises 55006 where the name is another's.
+create or replace function offstage_private.put_schedule(new offstage_private.schedule, out old offstage_private.schedule, out now offstage_private.schedule)
+language plpgsql as $$
+declare
+  found_schedule record;
   same_times boolean;
 begin
   loop
-    select s.* into old from offstage_private.schedule s where s.name = new.name for update;
-    exit when found;
+    found_schedule := offstage_private.locked_schedule(new.name);
+    exit when found_schedule.at is not null;
     insert into offstage_private.schedule (name, source, task, expression, zone, payload, queue_name, max_attempts, priority, job_key, job_key_mode,
       jitter, from_at, until_at, overlap, catchup, fill, known_at, due_at, seen_at, updated_at)
     values (new.name, new.source, new.task, new.expression, new.zone, new.payload, new.queue_name, new.max_attempts, new.priority, new.job_key,
       new.job_key_mode, new.jitter, new.from_at, new.until_at, new.overlap, new.catchup, new.fill, new.known_at, new.due_at, new.seen_at, new.updated_at)
-    on conflict on constraint schedule_name_key do nothing;
+    on conflict on constraint schedule_name_key do nothing returning * into now;
     if found then
       perform pg_notify('offstage:schedule', 'offstage');
       return;
     end if;
   end loop;
+  old := found_schedule.was;
   if old.source <> new.source and (old.source = 'database' or old.seen_at > new.updated_at - interval '2 min') then
     raise object_in_use using message = format('there is a schedule %L already, and it comes from %s', new.name, offstage_private.source_name(old.source)),
       hint = case old.source when 'database' then 'Choose another name, or remove that one: select offstage.remove_schedule(…).'
@@ -231,7 +256,7 @@ begin
       old.jitter, old.overlap, old.catchup, old.fill)
     is not distinct from (new.source, new.task, new.payload::text, new.queue_name, new.max_attempts, new.priority, new.job_key, new.job_key_mode,
       new.jitter, new.overlap, new.catchup, new.fill) then
-    update offstage_private.schedule s set seen_at = new.seen_at where s.id = old.id;
+    update offstage_private.schedule s set seen_at = new.seen_at where s.ctid = found_schedule.at returning * into now;
     return;
   end if;
   update offstage_private.schedule s set
@@ -242,20 +267,19 @@ begin
     known_at = case when same_times then s.known_at else new.known_at end,
     next_at = case when same_times then s.next_at end,
     due_at = case when same_times then coalesce(s.next_at, new.due_at) else new.due_at end
-  where s.id = old.id;
+  where s.ctid = found_schedule.at returning * into now;
   perform pg_notify('offstage:schedule', 'offstage');
 end $$;
 
 create or replace function offstage_private.source_name(source text) returns text
 language sql immutable as $$ select case source when 'crontab' then 'a crontab file' when 'program' then 'a program' else 'the database' end $$;
 
--- What is set on a schedule, for the audit; null: there is none.
-create or replace function offstage_private.schedule_json(name text) returns json
+-- What is set on a schedule, for the audit.
+create or replace function offstage_private.schedule_json(s offstage_private.schedule) returns json
 language sql stable as $$
   select json_strip_nulls(json_build_object('task', s.task, 'expression', s.expression, 'tz', s.zone, 'payload', s.payload, 'queue_name', s.queue_name,
     'max_attempts', s.max_attempts, 'priority', s.priority, 'job_key', s.job_key, 'job_key_mode', s.job_key_mode, 'jitter', s.jitter, 'from', s.from_at,
     'until', s.until_at, 'overlap', s.overlap, 'catchup', s.catchup, 'fill', s.fill))
-  from offstage_private.schedule s where s.name = schedule_json.name
 $$;
 
 -- Adds a schedule, or changes the one of that name: at each time that the cron expression names, a job of the task is added.
@@ -267,27 +291,26 @@ create or replace function offstage.add_schedule(name text, task text, expressio
 returns void
 language plpgsql as $$
 declare
-  old json := offstage_private.schedule_json(name);
-  new json;
+  s record := offstage_private.put_schedule(offstage_private.new_schedule('database', name, task, expression, payload, options));
+  old json := case when (s.old).id is not null then offstage_private.schedule_json(s.old) end;
+  new json := offstage_private.schedule_json(s.now);
 begin
-  perform offstage_private.put_schedule(offstage_private.new_schedule('database', name, task, expression, payload, options));
-  new := offstage_private.schedule_json(name);
   if old::text is distinct from new::text then
     perform offstage_private.note(case when old is null then 'add' else 'change' end, 'schedule ' || name, null, old, new, null);
   end if;
 end $$;
 
--- The row of a schedule, locked. Raises OS002 when there is none.
-create or replace function offstage_private.schedule_named(name text) returns offstage_private.schedule
+-- The same for who needs one. Raises OS002 when there is none.
+create or replace function offstage_private.schedule_named(name text, out at tid, out was offstage_private.schedule)
 language plpgsql as $$
 declare
-  s offstage_private.schedule;
+  s record := offstage_private.locked_schedule(name);
 begin
-  select o.* into s from offstage_private.schedule o where o.name = schedule_named.name for update;
-  if not found then
+  if s.at is null then
     raise exception using errcode = 'OS002', message = format('there is no schedule %L', name), hint = 'select name from offstage.schedules';
   end if;
-  return s;
+  at := s.at;
+  was := s.was;
 end $$;
 
 -- Removes a schedule; jobs that it has added stay. One that a worker still has in its file or program is to be taken out there:
@@ -295,24 +318,24 @@ end $$;
 create or replace function offstage.remove_schedule(name text) returns void
 language plpgsql as $$
 declare
-  s offstage_private.schedule := offstage_private.schedule_named(name);
+  s record := offstage_private.schedule_named(name);
 begin
-  if s.source <> 'database' and s.seen_at > offstage_private.clock() - interval '2 min' then
-    raise object_in_use using message = format('schedule %L comes from %s, and would come back', name, offstage_private.source_name(s.source)),
+  if (s.was).source <> 'database' and (s.was).seen_at > offstage_private.clock() - interval '2 min' then
+    raise object_in_use using message = format('schedule %L comes from %s, and would come back', name, offstage_private.source_name((s.was).source)),
       hint = 'Take it out there, or pause it: select offstage.pause_schedule(…).';
   end if;
-  perform offstage_private.note('remove', 'schedule ' || name, null, offstage_private.schedule_json(name), null, null);
-  delete from offstage_private.schedule o where o.id = s.id;
+  perform offstage_private.note('remove', 'schedule ' || name, null, offstage_private.schedule_json(s.was), null, null);
+  delete from offstage_private.schedule o where o.ctid = s.at;
 end $$;
 
 -- Stops a schedule, wherever it comes from, until it is resumed. Raises OS002 for an unknown name.
 create or replace function offstage.pause_schedule(name text) returns void
 language plpgsql as $$
 declare
-  s offstage_private.schedule := offstage_private.schedule_named(name);
+  s record := offstage_private.schedule_named(name);
 begin
-  update offstage_private.schedule o set paused = true, revision = o.revision + 1 where o.id = s.id and not o.paused;
-  if found then
+  if not (s.was).paused then
+    update offstage_private.schedule o set paused = true, revision = o.revision + 1 where o.ctid = s.at;
     perform offstage_private.note('pause', 'schedule ' || name, null, null, null, null);
   end if;
 end $$;
@@ -321,12 +344,12 @@ end $$;
 create or replace function offstage.resume_schedule(name text) returns void
 language plpgsql as $$
 declare
-  s offstage_private.schedule := offstage_private.schedule_named(name);
-  at timestamptz := offstage_private.clock();
+  s record := offstage_private.schedule_named(name);
+  moment timestamptz := offstage_private.clock();
 begin
-  update offstage_private.schedule o set paused = false, revision = o.revision + 1, known_at = at, next_at = null, due_at = at, failures = 0, error = null
-  where o.id = s.id and o.paused;
-  if found then
+  if (s.was).paused then
+    update offstage_private.schedule o set paused = false, revision = o.revision + 1, known_at = moment, next_at = null, due_at = moment, failures = 0, error = null
+    where o.ctid = s.at;
     perform pg_notify('offstage:schedule', 'offstage');
     perform offstage_private.note('resume', 'schedule ' || name, null, null, null, null);
   end if;
@@ -337,10 +360,10 @@ end $$;
 create or replace function offstage.run_schedule(name text) returns bigint
 language plpgsql as $$
 declare
-  s offstage_private.schedule := offstage_private.schedule_named(name);
-  added bigint := offstage_private.add_tick(s, date_trunc('milliseconds', offstage_private.clock()), interval '0', false);
+  s record := offstage_private.schedule_named(name);
+  added bigint := offstage_private.add_tick(s.was, date_trunc('milliseconds', offstage_private.clock()), interval '0', false);
 begin
-  update offstage_private.schedule o set last_job_id = added where o.id = s.id;
+  update offstage_private.schedule o set last_job_id = added where o.ctid = s.at;
   perform offstage_private.note('run', 'schedule ' || name, array[added], null, null, null);
   return added;
 end $$;

@@ -1,11 +1,12 @@
 -- What people do to jobs, queues and tasks, and what they look at.
 
--- Takes jobs that are not running into the caller's hands, and answers them and where their rows are: out of their places, or locked where they have failed.
+-- Takes jobs that are not running into the caller's hands, and answers them, their tasks, and where their rows are: out of their places, or locked where they have failed.
 -- Running and unknown ones are left out. One by one, those without a key first, in the order of the ids, then in the order of the keys, which is
 -- add_jobs' as well: so two callers cannot deadlock.
 -- Lock order: a keyed job, then its place; a job without a key is only reached through its place, so that settle
 -- never waits for a caller's transaction.
-create or replace function offstage_private.seize(job_ids bigint[]) returns table (at tid, job offstage_private.job)
+create or replace function offstage_private.seize(job_ids bigint[])
+returns table (at tid, job offstage_private.job, task offstage_private.task)
 language plpgsql as $$
 declare
   i bigint;
@@ -34,6 +35,9 @@ begin
         select o.ctid, o as job into found_job from offstage_private.job o where o.id = i;  -- as whoever had it until now has left it
         at := found_job.ctid;
         job := found_job.job;
+        if task.id is distinct from job.task_id then
+          task := offstage_private.task_of(job.task_id);
+        end if;
         return next;
         exit;
       end if;
@@ -45,8 +49,9 @@ begin
   end loop;
 end $$;
 
--- seize() for SERIALIZABLE callers: see job_apart(). In the same order; nobody waits for who only names a running job.
-create or replace function offstage_private.seize_apart(job_ids bigint[]) returns table (at tid, job offstage_private.job)
+-- seize() for SERIALIZABLE callers: see 00_apart.sql. In the same order; nobody waits for who only names a running job.
+create or replace function offstage_private.seize_apart(job_ids bigint[])
+returns table (at tid, job offstage_private.job, task offstage_private.task)
 language plpgsql as $$
 declare
   looked offstage_private.job;
@@ -66,6 +71,9 @@ begin
     end if;
     at := found_job.at;
     job := found_job.job;
+    if task.id is distinct from job.task_id then
+      task := offstage_private.task_of(job.task_id);
+    end if;
     return next;
   end loop;
 end $$;
@@ -81,9 +89,9 @@ begin
   for seized in select * from offstage_private.seize(job_ids) loop
     j := seized.job;
     delete from offstage_private.job o where o.ctid = seized.at;
-    perform offstage_private.ended(j, 'completed', null);
+    perform offstage_private.ended(j, seized.task, 'completed', null);
     changed := changed || j.id;
-    return next offstage_private.job_row(j);
+    return next offstage_private.job_row(j, seized.task);
   end loop;
   perform offstage_private.note('complete', null, changed, null, null, null);
 end $$;
@@ -100,12 +108,12 @@ begin
   for seized in select * from offstage_private.seize(job_ids) loop
     j := seized.job;
     update offstage_private.job o
-    set failed = true, attempts = offstage_private.attempts_of(o), updated_at = now(), last_error = coalesce(error_message, 'Manually marked as failed'),
-      fingerprint = offstage_private.fingerprint((select t.name from offstage_private.task t where t.id = o.task_id), coalesce(error_message, 'Manually marked as failed'))
+    set failed = true, attempts = offstage_private.attempts_of(j, seized.task), updated_at = now(), last_error = coalesce(error_message, 'Manually marked as failed'),
+      fingerprint = offstage_private.fingerprint((seized.task).name, coalesce(error_message, 'Manually marked as failed'))
     where o.ctid = seized.at returning o.* into j;
-    perform offstage_private.ended(j, 'failed', j.last_error);
+    perform offstage_private.ended(j, seized.task, 'failed', j.last_error);
     changed := changed || j.id;
-    return next offstage_private.job_row(j);
+    return next offstage_private.job_row(j, seized.task);
   end loop;
   perform offstage_private.note('fail', null, changed, null, null, error_message);
 end $$;
@@ -138,22 +146,22 @@ begin
       perform offstage_private.check_job(null, max_attempts, null, null);
       j.failed := false;
     end if;
-    j.failed := j.failed or j.attempts >= offstage_private.attempts_of(j);
+    j.failed := j.failed or j.attempts >= offstage_private.attempts_of(j, seized.task);
     if not j.failed then
       j.crashes := 0;
     end if;
     update offstage_private.job o set run_at = j.run_at, priority = j.priority, attempts = j.attempts, max_attempts = j.max_attempts,
       updated_at = j.updated_at, failed = j.failed, crashes = j.crashes,
       fingerprint = case when j.failed and not failed_before
-        then offstage_private.fingerprint((select t.name from offstage_private.task t where t.id = o.task_id), coalesce(j.last_error, 'no attempts are left')) else o.fingerprint end
+        then offstage_private.fingerprint((seized.task).name, coalesce(j.last_error, 'no attempts are left')) else o.fingerprint end
     where o.ctid = seized.at;
     if not j.failed then
       perform offstage_private.place(j, offstage_private.clock());
     elsif not failed_before then
-      perform offstage_private.ended(j, 'failed', coalesce(j.last_error, 'no attempts are left'));
+      perform offstage_private.ended(j, seized.task, 'failed', coalesce(j.last_error, 'no attempts are left'));
     end if;
     changed := changed || j.id;
-    return next offstage_private.job_row(j);
+    return next offstage_private.job_row(j, seized.task);
   end loop;
   perform offstage_private.note('reschedule', null, changed, null, json_strip_nulls(json_build_object('run_at', reschedule_jobs.run_at,
     'priority', reschedule_jobs.priority, 'attempts', reschedule_jobs.attempts, 'max_attempts', reschedule_jobs.max_attempts)), null);
@@ -176,7 +184,7 @@ begin
       continue;
     end if;
     delete from offstage_private.job o where o.ctid = seized.at;
-    perform offstage_private.ended(j, 'cancelled', coalesce(reason, 'cancelled by hand'));
+    perform offstage_private.ended(j, seized.task, 'cancelled', coalesce(reason, 'cancelled by hand'));
     changed := changed || j.id;
     job_id := j.id; answer := 'cancelled';
     return next;
@@ -199,6 +207,21 @@ begin
   perform offstage_private.note('cancel', null, changed, null, null, reason);
 end $$;
 
+-- Forgets that a job was to be cancelled.
+create or replace function offstage_private.uncancel(of_job bigint) returns void
+language plpgsql as $$
+declare
+  found_at tid;
+begin
+  if offstage_private.serializable() then
+    insert into offstage_private.cancellation as c (job_id, reason, requested_at) values (of_job, '', now())
+    on conflict (job_id) do update set reason = c.reason returning c.ctid into found_at;
+    delete from offstage_private.cancellation c where c.ctid = found_at;
+  else
+    delete from offstage_private.cancellation c where c.job_id = of_job;
+  end if;
+end $$;
+
 -- Tries failed jobs again, from attempt 1, now; waiting ones run now instead of later. Running ones are left out.
 create or replace function offstage.retry_jobs(job_ids bigint[]) returns setof offstage._private_jobs
 language plpgsql as $$
@@ -216,10 +239,10 @@ begin
     update offstage_private.job o set failed = false, attempts = case when o.failed then 0 else o.attempts end, crashes = 0,
       run_at = least(o.run_at, now()), updated_at = now()
     where o.ctid = seized.at returning o.* into j;
-    delete from offstage_private.cancellation c where c.job_id = j.id;  -- one that came too late for the last attempt
+    perform offstage_private.uncancel(j.id);  -- what came too late for the last attempt
     perform offstage_private.place(j, greatest(offstage_private.clock(), j.run_at));
     changed := changed || j.id;
-    return next offstage_private.job_row(j);
+    return next offstage_private.job_row(j, seized.task);
   end loop;
   perform offstage_private.note('retry', null, changed, null, null, null);
 end $$;
@@ -235,22 +258,35 @@ begin
   for seized in select * from offstage_private.seize(job_ids) loop
     j := seized.job;
     delete from offstage_private.job o where o.ctid = seized.at;
-    perform offstage_private.ended(j, 'removed', null);
+    perform offstage_private.ended(j, seized.task, 'removed', null);
     changed := changed || j.id;
     return next j.id;
   end loop;
   perform offstage_private.note('delete', null, changed, null, null, null);
 end $$;
 
+-- The settings of a queue, locked, and where they are; it is made, with its settings, when it is new.
+create or replace function offstage_private.locked_queue(queue_name text, out at tid, out was offstage_private.queue_setting)
+language sql as $$
+  insert into offstage_private.queue_setting as o (queue_id) values (offstage_private.queue_id(queue_name))
+  on conflict (queue_id) do update set paused = o.paused returning o.ctid, o
+$$;
+
+-- Has the jobs of a queue looked at again, within milliseconds.
+create or replace function offstage_private.hand_over(queue_id integer) returns void
+language sql as $$
+  insert into offstage_private.handover (queue_id, due_at) values (hand_over.queue_id, offstage_private.clock());
+  select pg_notify('offstage:due', 'offstage');
+$$;
+
 -- Stops a queue: its waiting jobs stay, running ones finish. The queue is made when it is new.
 create or replace function offstage.pause_queue(queue_name text) returns void
 language plpgsql as $$
 declare
-  q integer := offstage_private.queue_id(queue_name);
+  q record := offstage_private.locked_queue(queue_name);
 begin
-  insert into offstage_private.queue_setting as o (queue_id, paused) values (q, true)
-  on conflict (queue_id) do update set paused = true where not o.paused;
-  if found then
+  if not (q.was).paused then
+    update offstage_private.queue_setting o set paused = true where o.ctid = q.at;
     perform offstage_private.note('pause', 'queue ' || queue_name, null, null, null, null);
   end if;
 end $$;
@@ -259,38 +295,50 @@ end $$;
 create or replace function offstage.resume_queue(queue_name text) returns void
 language plpgsql as $$
 declare
-  q integer := offstage_private.queue_id(queue_name);
+  q record := offstage_private.locked_queue(queue_name);
 begin
-  update offstage_private.queue_setting o set paused = false where o.queue_id = q and o.paused;
-  if found then
+  if (q.was).paused then
+    update offstage_private.queue_setting o set paused = false where o.ctid = q.at;
     perform offstage_private.note('resume', 'queue ' || queue_name, null, null, null, null);
   end if;
-  insert into offstage_private.handover (queue_id, due_at) values (q, offstage_private.clock());
-  perform pg_notify('offstage:due', 'offstage');
+  perform offstage_private.hand_over((q.was).queue_id);
 end $$;
 
 -- Sets how many jobs of a queue may run at a time, over all workers; 1 by default. Raises 23514 below 1.
 create or replace function offstage.configure_queue(queue_name text, concurrency integer) returns void
 language plpgsql as $$
 declare
-  q integer := offstage_private.queue_id(queue_name);
-  old integer := coalesce((select o.concurrency from offstage_private.queue_setting o where o.queue_id = q), 1);
+  q record := offstage_private.locked_queue(queue_name);
 begin
-  insert into offstage_private.queue_setting as o (queue_id, concurrency) values (q, configure_queue.concurrency)
-  on conflict (queue_id) do update set concurrency = excluded.concurrency;
-  perform offstage_private.note('configure', 'queue ' || queue_name, null, json_build_object('concurrency', old), json_build_object('concurrency', configure_queue.concurrency), null);
-  insert into offstage_private.handover (queue_id, due_at) values (q, offstage_private.clock());
-  perform pg_notify('offstage:due', 'offstage');
+  update offstage_private.queue_setting o set concurrency = configure_queue.concurrency where o.ctid = q.at;
+  perform offstage_private.note('configure', 'queue ' || queue_name, null, json_build_object('concurrency', (q.was).concurrency),
+    json_build_object('concurrency', configure_queue.concurrency), null);
+  perform offstage_private.hand_over((q.was).queue_id);
+end $$;
+
+-- A task, locked, and where it is; it is made when it is new. Raises what task_id() raises.
+create or replace function offstage_private.locked_task(task text, out at tid, out was offstage_private.task)
+language plpgsql as $$
+declare
+  found_task record;
+begin
+  if task is null or length(task) > 128 then
+    perform offstage_private.task_id(task);  -- raises
+  end if;
+  insert into offstage_private.task as o (name) values (task)
+  on conflict (name) do update set revision = o.revision returning o.ctid, o as task into found_task;
+  at := found_task.ctid;
+  was := found_task.task;
 end $$;
 
 -- Stops a task: its jobs are not claimed any more; running ones finish.
 create or replace function offstage.pause_task(task text) returns void
 language plpgsql as $$
 declare
-  t integer := offstage_private.task_id(task);
+  t record := offstage_private.locked_task(task);
 begin
-  update offstage_private.task o set paused = true, revision = o.revision + 1 where o.id = t and not o.paused;
-  if found then
+  if not (t.was).paused then
+    update offstage_private.task o set paused = true, revision = o.revision + 1 where o.ctid = t.at;
     perform offstage_private.note('pause', 'task ' || task, null, null, null, null);
   end if;
 end $$;
@@ -299,10 +347,10 @@ end $$;
 create or replace function offstage.resume_task(task text) returns void
 language plpgsql as $$
 declare
-  t integer := offstage_private.task_id(task);
+  t record := offstage_private.locked_task(task);
 begin
-  update offstage_private.task o set paused = false, revision = o.revision + 1 where o.id = t and o.paused;
-  if found then
+  if (t.was).paused then
+    update offstage_private.task o set paused = false, revision = o.revision + 1 where o.ctid = t.at;
     perform offstage_private.note('resume', 'task ' || task, null, null, null, null);
   end if;
   perform pg_notify('offstage:wake', 'offstage');
@@ -319,23 +367,14 @@ $$;
 create or replace function offstage.configure_task(task text, settings json) returns void
 language plpgsql as $$
 declare
-  of_task integer;
-  found_task record;
-  new offstage_private.task;
+  t record := offstage_private.locked_task(task);
+  new offstage_private.task := offstage_private.with_settings(t.was, settings::jsonb);
 begin
-  if offstage_private.serializable() and length(task) <= 128 then  -- see job_apart()
-    insert into offstage_private.task as o (name) values (task)
-    on conflict (name) do update set revision = o.revision returning o.ctid as at, o as old into found_task;
-  else
-    of_task := offstage_private.task_id(task);
-    select o.ctid as at, o as old into found_task from offstage_private.task o where o.id = of_task for no key update;
-  end if;
-  new := offstage_private.with_settings(found_task.old, settings::jsonb);
-  if new is distinct from found_task.old then
+  if new is distinct from t.was then
     update offstage_private.task o
-    set max_attempts = new.max_attempts, retry = new.retry, timeout = new.timeout, keep = new.keep, revision = new.revision where o.ctid = found_task.at;
+    set max_attempts = new.max_attempts, retry = new.retry, timeout = new.timeout, keep = new.keep, revision = new.revision where o.ctid = t.at;
   end if;
-  perform offstage_private.note('configure', 'task ' || task, null, offstage_private.settings_of(found_task.old), offstage_private.settings_of(new), null);
+  perform offstage_private.note('configure', 'task ' || task, null, offstage_private.settings_of(t.was), offstage_private.settings_of(new), null);
 end $$;
 
 -- Drains a worker: it claims nothing more, gives back what it has claimed and not started, finishes what runs, and stays, until

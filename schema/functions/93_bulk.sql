@@ -165,7 +165,7 @@ declare
   action text := case when edit_job.run_at is not null and edit_job.payload is null and edit_job.priority is null and edit_job.max_attempts is null then 'reschedule' else 'edit' end;
 begin
   perform offstage_private.check_job(null, edit_job.max_attempts, null, null);
-  select s.at, s.job into seized from offstage_private.seize(array[edit_job.job_id]) s;
+  select s.* into seized from offstage_private.seize(array[edit_job.job_id]) s;
   if not found then
     if exists (select from offstage_private.job o where o.id = edit_job.job_id) then
       raise object_in_use using message = format('job %s is running', edit_job.job_id),
@@ -187,20 +187,20 @@ begin
     values (offstage_private.clock(), j.id, j.added_at, old.run_at, j.task_id, j.queue_id, j.attempts, old.priority, 'retried', j.key, case action when 'edit' then 'edited by hand' else 'rescheduled by hand' end);
     j.failed := false;
     j.attempts := 0;
-  elsif j.attempts >= offstage_private.attempts_of(j) then
+  elsif j.attempts >= offstage_private.attempts_of(j, seized.task) then
     raise check_violation using message = format('job %s has spent %s attempts, max_attempts must be above', j.id, j.attempts), constraint = 'jobs_max_attempts_check';
   end if;
   update offstage_private.job o set payload = j.payload, priority = j.priority, max_attempts = j.max_attempts, run_at = j.run_at, failed = j.failed,
     attempts = j.attempts, crashes = 0, revision = o.revision + 1, updated_at = now()
   where o.ctid = seized.at returning o.* into j;
-  delete from offstage_private.cancellation c where c.job_id = j.id;
+  perform offstage_private.uncancel(j.id);
   perform offstage_private.place(j, greatest(offstage_private.clock(), case when j.run_at <= now() then j.run_at end));
   select json_object_agg(c.name, c.before), json_object_agg(c.name, c.after) into before, after
   from (values ('payload', old.payload, j.payload), ('run_at', to_json(old.run_at), to_json(j.run_at)), ('priority', to_json(old.priority), to_json(j.priority)),
     ('max_attempts', to_json(old.max_attempts), to_json(j.max_attempts)), ('failed', to_json(old.failed), to_json(j.failed))) c (name, before, after)
   where c.before::text is distinct from c.after::text;
   perform offstage_private.note(action, 'job ' || j.id, array[j.id], before, after, null);
-  return offstage_private.job_row(j);
+  return offstage_private.job_row(j, seized.task);
 end $$;
 
 -- Adds a job that is like another one, live or ended: same task, queue, flags, payload and options, unless given here. It runs now unless run_at

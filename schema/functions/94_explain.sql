@@ -132,7 +132,7 @@ begin
     end if;
     select o.settled_at, o.outcome into h from offstage_private.history o where o.job_id = j.id order by o.settled_at + interval '0' desc limit 1;
     if j.attempts > 0 and coalesce(h.outcome, 'retried') in ('retried', 'rescued') then
-      return query select 'retry', format('attempt %s of %s failed: %s; the next one is due at %s', j.attempts, offstage_private.attempts_of(j),
+      return query select 'retry', format('attempt %s of %s failed: %s; the next one is due at %s', j.attempts, coalesce(j.max_attempts, t.max_attempts, 25),
         coalesce(nullif(offstage_private.error_line(j.last_error), ''), 'no error is known'), offstage_private.moment(j.run_at)), h.settled_at, j.run_at, sooner;
     else
       return query select 'scheduled', format('scheduled for %s%s', offstage_private.moment(j.run_at), case when h.outcome = 'snoozed' then ': its last attempt has put it off'

@@ -1,0 +1,162 @@
+-- SERIALIZABLE callers. PostgreSQL remembers what they have read, of an index by the page, and turns two away that each write where the other has read. What an
+-- INSERT ... ON CONFLICT finds it does not remember. So this is how they look for a row: what has been inserted because there was none is undone, and rows are
+-- found by their ctid from then on.
+
+create or replace function offstage_private.serializable() returns boolean
+language sql stable as $$ select current_setting('transaction_isolation') = 'serializable' $$;
+
+-- What is known of the row that is in the way of an INSERT ... ON CONFLICT, for whoever only wants to know that: undoes the INSERT, and that the row is locked.
+-- Null: there was none.
+create or replace function offstage_private.found_apart(what text) returns boolean
+language plpgsql as $$
+begin
+  raise exception using errcode = 'OS000', message = coalesce(what, '');
+end $$;
+
+-- A task by its name or its id, a queue by its name, a lane by its task and flags; null if there is none. Whom a caller would have to wait for is changing it, or
+-- making it, and whoever has changed it since the caller's snapshot is in the way, too: then it is read.
+create or replace function offstage_private.task_apart(of_name text, of_id integer default null) returns offstage_private.task
+language plpgsql set lock_timeout = '100ms' as $$
+declare
+  t offstage_private.task;
+begin
+  if of_id is null then
+    insert into offstage_private.task as o (id, name) values (- pg_backend_pid(), of_name)
+    on conflict (name) do update set name = o.name where offstage_private.found_apart(o::text);
+  else
+    insert into offstage_private.task as o (id, name) values (of_id, '')
+    on conflict (id) do update set name = o.name where offstage_private.found_apart(o::text);
+  end if;
+  perform offstage_private.found_apart(null);
+exception
+  when sqlstate 'OS000' then
+    return nullif(sqlerrm, '')::offstage_private.task;
+  when serialization_failure or lock_not_available or deadlock_detected then
+    select x.* into t from (
+      select o.* from offstage_private.task o where o.name = of_name
+      union all select o.* from offstage_private.task o where o.id = of_id) x;
+    return t;
+end $$;
+
+create or replace function offstage_private.queue_apart(of_name text) returns integer
+language plpgsql set lock_timeout = '100ms' as $$
+begin
+  insert into offstage_private.queue as q (id, name) overriding system value values (- pg_backend_pid(), of_name)
+  on conflict (name) do update set name = q.name where offstage_private.found_apart(q.id::text);
+  perform offstage_private.found_apart(null);
+exception
+  when sqlstate 'OS000' then
+    return nullif(sqlerrm, '')::integer;
+  when serialization_failure or lock_not_available or deadlock_detected then
+    return (select q.id from offstage_private.queue q where q.name = of_name);
+end $$;
+
+create or replace function offstage_private.lane_apart(of_task integer, of_flags jsonb) returns integer
+language plpgsql set lock_timeout = '100ms' as $$
+begin
+  insert into offstage_private.lane as l (id, task_id, flags) values (- pg_backend_pid(), of_task, of_flags)
+  on conflict (task_id, md5(flags::text)) do update set flags = l.flags where offstage_private.found_apart(l.id::text);
+  perform offstage_private.found_apart(null);
+exception
+  when sqlstate 'OS000' then
+    return nullif(sqlerrm, '')::integer;
+  when serialization_failure or lock_not_available or deadlock_detected then
+    return (select l.id from offstage_private.lane l where l.task_id = of_task and md5(l.flags::text) = md5(of_flags::text));
+end $$;
+
+-- Until when somebody awaits a job; whoever has said so since the caller's snapshot, for ever.
+create or replace function offstage_private.waiter_apart(of_job bigint) returns timestamptz
+language plpgsql strict set lock_timeout = '100ms' as $$
+begin
+  insert into offstage_private.waiter as w (job_id, expires_at) values (of_job, '-infinity')
+  on conflict (job_id) do update set job_id = w.job_id where offstage_private.found_apart(w.expires_at::text);
+  perform offstage_private.found_apart(null);
+exception
+  when sqlstate 'OS000' then
+    return nullif(sqlerrm, '')::timestamptz;
+  when serialization_failure or lock_not_available or deadlock_detected then
+    return 'infinity';
+end $$;
+
+-- The row of a job, locked, and where it is; of nulls if there is none.
+create or replace function offstage_private.job_apart(of_id bigint, out at tid, out job offstage_private.job)
+language plpgsql strict as $$
+declare
+  found_job record;
+begin
+  insert into offstage_private.job as j (id, run_at, added_at, updated_at, task_id, lane_id, priority, payload) values (of_id, now(), now(), now(), 0, 0, 0, '{}')
+  on conflict (id) do update set updated_at = j.updated_at returning j.ctid, j as job into found_job;
+  if (found_job.job).task_id <> 0 then
+    at := found_job.ctid;
+    job := found_job.job;
+  else
+    delete from offstage_private.job j where j.ctid = found_job.ctid;
+  end if;
+end $$;
+
+-- The same by its key.
+create or replace function offstage_private.keyed_apart(of_key text, out at tid, out job offstage_private.job)
+language plpgsql as $$
+declare
+  found_job record;
+begin
+  insert into offstage_private.job as j (id, run_at, added_at, updated_at, task_id, lane_id, priority, payload, key)
+  values (nextval('offstage_private.job_id'), now(), now(), now(), 0, 0, 0, '{}', of_key)
+  on conflict (key) where key is not null do update set updated_at = j.updated_at returning j.ctid, j as job into found_job;
+  if (found_job.job).task_id <> 0 then
+    at := found_job.ctid;
+    job := found_job.job;
+  else
+    delete from offstage_private.job j where j.ctid = found_job.ctid;
+  end if;
+end $$;
+
+-- The row of a job, not locked in the end; null if there is none.
+create or replace function offstage_private.look_apart(of_id bigint) returns offstage_private.job
+language plpgsql strict as $$
+declare
+  j offstage_private.job;
+begin
+  j := (select a.job from offstage_private.job_apart(of_id) a);
+  raise exception using errcode = 'OS000';  -- undoes it
+exception when sqlstate 'OS000' then
+  return j;
+end $$;
+
+-- unplace() for them: false if the job is running. Raises 40001 if it has begun to since their snapshot.
+create or replace function offstage_private.unplace_apart(j offstage_private.job) returns boolean
+language plpgsql as $$
+declare
+  place text;
+  p record;  -- job_id is negative where there was one
+begin
+  if exists (select from offstage_private.lease_of(j)) then
+    return false;
+  end if;
+  foreach place in array array['scheduled', 'ticket', 'parked'] loop
+    begin
+      if place = 'scheduled' then
+        insert into offstage_private.scheduled as s (run_at, job_id, lane_id, queue_id, priority) values (j.run_at, j.id, j.lane_id, j.queue_id, j.priority)
+        on conflict (run_at, job_id) do update set job_id = - s.job_id returning s.ctid, s.job_id into p;
+        delete from offstage_private.scheduled s where s.ctid = p.ctid;
+      elsif place = 'ticket' then
+        insert into offstage_private.ticket as t (run_at, job_id, lane_id, queue_id, priority) values (j.run_at, j.id, j.lane_id, j.queue_id, j.priority)
+        on conflict (lane_id, priority, run_at, job_id, jobs) do update set job_id = - t.job_id returning t.ctid, t.job_id into p;
+        delete from offstage_private.ticket t where t.ctid = p.ctid;
+      elsif j.queue_id is not null then
+        insert into offstage_private.parked as k (run_at, job_id, lane_id, queue_id, priority) values (j.run_at, j.id, j.lane_id, j.queue_id, j.priority)
+        on conflict (queue_id, lane_id, priority, run_at, job_id) do update set job_id = - k.job_id returning k.ctid, k.job_id into p;
+        delete from offstage_private.parked k where k.ctid = p.ctid;
+      end if;
+      if p.job_id < 0 then
+        return true;
+      end if;
+      raise exception using errcode = 'OS000';  -- undoes it at once: a worker may be about to insert the same
+    exception when sqlstate 'OS000' then
+    end;
+  end loop;
+  if offstage_private.unshare(j) then
+    return true;
+  end if;
+  raise serialization_failure using message = 'could not serialize access due to concurrent update';
+end $$;
