@@ -33,7 +33,7 @@ var checks = []struct{ what, sql string }{
 		from offstage_private.history h join offstage_private.history o on o.job_id = h.job_id and o.settled_at > h.settled_at
 		where h.outcome = any ('{succeeded,cancelled,removed,completed}') and o.outcome <> 'refused' and o.claimed_at is not null`},
 	{"failed jobs of which history does not say so", `
-		select format('job %s: attempts %s of %s, %s; history %s', j.id, j.attempts, offstage_private.attempts_of(j), j.last_error,
+		select format('job %s: attempts %s of %s, %s; history %s', j.id, j.attempts, offstage_private.attempts_of(j, offstage_private.task_of(j.task_id)), j.last_error,
 			array(select h.outcome from offstage_private.history h where h.job_id = j.id order by h.settled_at))
 		from offstage_private.job j
 		where j.failed and not exists (select from offstage_private.history h where h.job_id = j.id and h.outcome = 'failed')`},
