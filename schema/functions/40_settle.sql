@@ -277,6 +277,67 @@ begin
       or exists (select from offstage_private.job j where j.id = x.job_id and j.released_claim < x.claim);
 end $$;
 
+-- Ends successes of plain jobs, which have no key, queue, channel, log or wish of their own of what is kept: all of these, or none. Says which. Each is looked at once
+-- to be deleted, and once more if history keeps it. Nobody else locks such jobs while they run, nor moves their rows.
+create or replace function offstage_private.settle_plain(
+  worker_id integer, claims bigint[], job_ids bigint[], results json[], job_ctids tid[], stats json, quiet integer[], at timestamptz) returns boolean
+language plpgsql
+set jit = off set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
+as $$
+#variable_conflict use_column
+declare
+  n integer := cardinality(job_ids);
+  lowest bigint := (select min(c) from unnest(claims) c);
+  keeps boolean;
+  taken integer;
+begin
+  -- The fence: they are this worker's. Whether one has been released since says its row.
+  if n <> (
+    with mine as materialized (
+      select l.claim, l.job_ids from offstage_private.lease l
+      where l.claim = any (array(select distinct c & -1024 from unnest(claims) c)) and l.worker_id + 0 = settle_plain.worker_id  -- + 0: see settle()
+    )
+    select count(*) from unnest(claims, job_ids) u (claim, job_id), mine m
+    where m.claim = u.claim & -1024 and m.job_ids[(u.claim & 1023)::integer] = u.job_id)
+    or n is distinct from (select sum(s.n) from json_to_recordset(stats) s (n integer))
+    or not exists (select from offstage_private.job j where j.ctid = job_ctids[1] and j.key is null and j.queue_id is null and j.notify_channel is null
+      and (j.options is null or j.options ->> 'keep' is null)) then
+    return false;
+  end if;
+  keeps := exists (select from json_to_recordset(stats) s (task_id integer) where s.task_id <> all (quiet));
+  begin
+    if keeps then
+      with mine as materialized (
+        select l.claim, l.claimed_at from offstage_private.lease l where l.claim = any (array(select distinct c & -1024 from unnest(claims) c))
+      )
+      insert into offstage_private.history
+        (settled_at, job_id, claim, added_at, run_at, claimed_at, task_id, queue_id, worker_id, attempt, priority, outcome, payload, result)
+      select at, j.id, claims[j.position], j.added_at, j.run_at, l.claimed_at, j.task_id, null, settle_plain.worker_id, j.attempts + 1, j.priority,
+        'succeeded', j.payload, results[j.position]
+      from (
+        select j.*, width_bucket(j.id, (select job_ids || '{}'::bigint[])) as position  -- (select …): once, and as a plain array, which a variable of this language is not
+        from offstage_private.job j where j.ctid = any (job_ctids)
+        offset 0
+      ) j
+      join mine l on l.claim = claims[j.position] & -1024
+      where j.task_id <> all (quiet);
+    end if;
+    delete from offstage_private.job j
+    where j.ctid = any (job_ctids) and j.key is null and j.queue_id is null and j.notify_channel is null and (j.options is null or j.options ->> 'keep' is null)
+      and (keeps or j.task_id = any (quiet)) and j.released_claim < lowest and (select job_ids || '{}'::bigint[])[width_bucket(j.id, (select job_ids || '{}'::bigint[]))] = j.id;
+    get diagnostics taken = row_count;
+    if taken <> n then
+      raise exception using errcode = 'OS000';
+    end if;
+  exception when sqlstate 'OS000' then
+    return false;
+  end;
+  insert into offstage_private.statistic_raw (ended_at, task_id, queue_id, outcome, n, waits, runs)
+  select at, s.task_id, offstage_private.statistic_queue(s.queue_id), s.outcome, s.n, coalesce(s.waits, '{}'), coalesce(s.runs, '{}')
+  from json_to_recordset(stats) s (task_id integer, queue_id integer, outcome text, n integer, waits integer[], runs integer[]);
+  return true;
+end $$;
+
 -- Settles a batch of attempts of one worker. May be repeated when its answer was lost: what is settled already
 -- counts as settled.
 --
@@ -344,6 +405,12 @@ begin
   end if;
   waited := (select true from offstage_private.waiter w where w.expires_at >= at order by w.expires_at desc limit 1);  -- awaited()
   quiet := array(select t.id from offstage_private.task t where t.keep <> 'all');
+
+  if job_ctids is not null and stats is not null and logs is null and waited is null
+    and offstage_private.settle_plain(worker_id, claims, job_ids, results, job_ctids, stats, quiet, at) then
+    n := 0;
+    job_ctids := null;
+  end if;
 
   -- 1. Successes of jobs without a key, in one go: nobody else locks those while they run, nor moves their rows. So they are
   -- found and deleted by ctid, which takes half as long as by id; what is not there is left for part 2. Those that history
