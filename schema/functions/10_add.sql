@@ -276,7 +276,7 @@ declare
   tasks jsonb;      -- ids by names
   queues jsonb;
   lanes jsonb;      -- by the task's name and the flags
-  defaults jsonb;   -- max_attempts by the task's name
+  defaults jsonb;   -- max_attempts by the task's id
   keyed offstage_private.job[];
   ctids tid[];
   r record;
@@ -342,7 +342,7 @@ begin
   into lanes from (
     select distinct s.identifier, offstage_private.flag_set(s.flags) from unnest(specs) s where cardinality(s.flags) > 0 order by 1, 2
   ) x (task, flags);
-  select jsonb_object_agg(x.name, (offstage_private.task_of(x.id::integer)).max_attempts) into defaults from jsonb_each_text(tasks) x (name, id);
+  select jsonb_object_agg(x.id, (offstage_private.task_of(x.id::integer)).max_attempts) into defaults from jsonb_each_text(tasks) x (name, id);
 
   ids := array(select nextval('offstage_private.job_id') from generate_series(1, n));
   for r in
@@ -401,13 +401,13 @@ begin
     from (
       select s.ord, ids[s.ord] as id, (queues ->> s.queue_name)::integer as queue_id, (tasks ->> s.identifier)::integer as task_id, coalesce(s.payload, '{}') as payload,
         coalesce(s.priority, 0::smallint) as priority, coalesce(s.run_at, now()) as run_at, 0::smallint as attempts,
-        coalesce(s.max_attempts, (defaults ->> s.identifier)::smallint, 25::smallint) as max_attempts, null::text as last_error, now() as added_at, now() as updated_at,
+        coalesce(s.max_attempts, (defaults ->> (tasks ->> s.identifier))::smallint, 25::smallint) as max_attempts, null::text as last_error, now() as added_at, now() as updated_at,
         null::text as key, 0 as revision, case when s.flags is not null then offstage_private.flag_set(s.flags) end as flags
       from unnest(specs) with ordinality s (identifier, payload, queue_name, run_at, max_attempts, job_key, priority, flags, ord)
       where s.job_key is null
       union all
       select i.ord, k.id, k.queue_id, k.task_id, k.payload, k.priority, k.run_at, k.attempts,
-        coalesce(k.max_attempts, (defaults ->> specs[i.ord].identifier)::smallint, 25::smallint), k.last_error, k.added_at, k.updated_at, k.key, k.revision, k.flags
+        coalesce(k.max_attempts, (defaults ->> k.task_id::text)::smallint, 25::smallint), k.last_error, k.added_at, k.updated_at, k.key, k.revision, k.flags
       from unnest(keyed) k
       join unnest(ids) with ordinality i (id, ord) on i.id = k.id
     ) x order by x.ord;
