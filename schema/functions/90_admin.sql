@@ -273,9 +273,9 @@ language sql as $$
 $$;
 
 -- Has the jobs of a queue looked at again, within milliseconds.
-create or replace function offstage_private.hand_over(queue_id integer) returns void
+create or replace function offstage_private.look_again(queue_id integer) returns void
 language sql as $$
-  insert into offstage_private.handover (queue_id, due_at) values (hand_over.queue_id, offstage_private.clock());
+  insert into offstage_private.handover (queue_id, due_at) values (look_again.queue_id, offstage_private.clock());
   select pg_notify('offstage:due', 'offstage');
 $$;
 
@@ -301,7 +301,7 @@ begin
     update offstage_private.queue_setting o set paused = false where o.ctid = q.at;
     perform offstage_private.note('resume', 'queue ' || queue_name, null, null, null, null);
   end if;
-  perform offstage_private.hand_over((q.was).queue_id);
+  perform offstage_private.look_again((q.was).queue_id);
 end $$;
 
 -- Sets how many jobs of a queue may run at a time, over all workers; 1 by default. Raises 23514 below 1.
@@ -313,7 +313,7 @@ begin
   update offstage_private.queue_setting o set concurrency = configure_queue.concurrency where o.ctid = q.at;
   perform offstage_private.note('configure', 'queue ' || queue_name, null, json_build_object('concurrency', (q.was).concurrency),
     json_build_object('concurrency', configure_queue.concurrency), null);
-  perform offstage_private.hand_over((q.was).queue_id);
+  perform offstage_private.look_again((q.was).queue_id);
 end $$;
 
 -- A task, locked, and where it is; it is made when it is new. Raises what task_id() raises.
