@@ -3,6 +3,7 @@ package schema_test
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -380,11 +381,13 @@ func TestIsolationByID(t *testing.T) {
 	}
 }
 
-// TestIsolationTogether: callers of whom each does everything in one transaction, with tasks, queues, flags, schedules and jobs of its own, some of them new, do not turn
+// TestIsolationTogether: callers of whom each does everything in one transaction, in any order, with tasks, queues, flags, schedules and jobs of its own, some of them new, do not turn
 // each other away.
 func TestIsolationTogether(t *testing.T) {
 	t.Parallel()
 	const callers, times = 8, 3
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
 	for _, level := range []pgx.TxIsoLevel{pgx.RepeatableRead, pgx.Serializable} {
 		t.Run(string(level), func(t *testing.T) {
 			t.Parallel()
@@ -398,8 +401,9 @@ func TestIsolationTogether(t *testing.T) {
 			for i := range conns {
 				conns[i] = db.Conn(t)
 			}
-			// $1 is the caller, $2 a text that nobody else has, $3 the id of a waiting job, $4 that of a running one.
+			// $1 is the caller, $2 a text that nobody else has, $3 the id of a waiting job, $4 that of a running one, $5 three workers with jobs.
 			calls := []string{
+				"offstage.force_unlock_workers($5)",
 				"offstage.add_job('a', queue_name => 'all', flags => '{all}')",
 				"offstage.add_job('t' || $1, queue_name => 'q' || $1, flags => array['f' || $1])",
 				"offstage.add_job('new' || $2, queue_name => 'new' || $2, flags => array[$2])",
@@ -417,11 +421,10 @@ func TestIsolationTogether(t *testing.T) {
 				"offstage.pause_queue('q' || $1)",
 				"offstage.resume_queue('q' || $1)",
 				"offstage.add_schedule('s' || $1, 'a', (random() * 50)::integer || ' * * * *')",
-				"offstage.add_schedule($2, 'a', '* * * * *')",
+				"offstage.add_schedule($2, 'a', '* * * * *'), offstage.remove_schedule($2)",
 				"offstage.pause_schedule('s' || $1)",
 				"offstage.resume_schedule('s' || $1)",
 				"offstage.run_schedule('s' || $1)",
-				"offstage.remove_schedule($2)",
 				"offstage.await_job((select id from offstage.add_job('a')))",
 				"offstage.complete_jobs(array[$3::bigint])",
 				"offstage.cancel_jobs(array[$3::bigint])",
@@ -433,6 +436,17 @@ func TestIsolationTogether(t *testing.T) {
 				"offstage.cancel_jobs(array[$4::bigint])",
 				fmt.Sprintf("(select offstage.finish(%d, l.claim + x.n, x.id) from offstage_private.lease l, unnest(l.job_ids) with ordinality x (id, n) where x.id = $4::bigint)", id),
 			}
+			others := make([][]string, callers*times)
+			for i := range 3 * len(others) {
+				other, _ := worker(t, conn, "a")
+				others[i/3] = append(others[i/3], fmt.Sprint("worker-", other))
+				pgtest.Do(t, conn, "select offstage.add_job('a', max_attempts => 1 + n % 2, queue_name => case when n = 1 then 'of' || $1::integer end) from generate_series(1, 4) n", i)
+				took := pgtest.List[int64](t, conn, "select job_id from offstage.claim($1, 4, $2) where kind = 'job' order by 1", other, tasks)
+				if len(took) != 4 {
+					t.Fatalf("a worker took %v", took)
+				}
+				pgtest.Do(t, conn, "select offstage.cancel_jobs($1)", took[2:3])
+			}
 			waiting := pgtest.List[int64](t, conn, "select (offstage.add_job('t' || n % 8)).id from generate_series(0, $1::integer - 1) n", callers*times*len(calls))
 			running := pgtest.List[int64](t, conn, "select (offstage.add_job('a')).id from generate_series(1, $1::integer)", callers*times*len(calls))
 			for left := len(running); left > 0; {
@@ -443,10 +457,10 @@ func TestIsolationTogether(t *testing.T) {
 				left -= took
 			}
 			refused, err := turnedAway(t, conns[:], level, times, func(ctx context.Context, tx pgx.Tx, caller, n int) error {
-				for i, call := range calls {
-					own := (n*len(calls)+i)*callers + caller // so that those of others are beside it
-					if _, err := tx.Exec(ctx, "select "+call+", $1::text, $2::text, $3::bigint, $4::bigint",
-						fmt.Sprint(caller), fmt.Sprint(caller, "/", n), waiting[own], running[own]); err != nil {
+				for _, i := range rand.New(rand.NewPCG(seed, uint64(n*callers+caller))).Perm(len(calls)) {
+					call, own := calls[i], (n*len(calls)+i)*callers+caller // so that those of others are beside it
+					if _, err := tx.Exec(ctx, "select "+call+", $1::text, $2::text, $3::bigint, $4::bigint, $5::text[]",
+						fmt.Sprint(caller), fmt.Sprint(caller, "/", n), waiting[own], running[own], others[n*callers+caller]); err != nil {
 						return fmt.Errorf("%s: %w", call, err)
 					}
 				}
@@ -457,6 +471,11 @@ func TestIsolationTogether(t *testing.T) {
 			}
 			if refused > 0 {
 				t.Errorf("%d of %d transactions were turned away", refused, callers*times)
+			}
+			// The living clean up what callers have left of the dead.
+			pgtest.Do(t, conn, "update offstage_private.worker set beats = 5, beat_at = offstage_private.clock() where id = $1", id)
+			if n := pgtest.One[int](t, conn, "select offstage.rescue($1)", id); n != 0 {
+				t.Errorf("%d jobs were not given back", n)
 			}
 			checkWhole(t, conn)
 		})

@@ -261,7 +261,7 @@ func TestSetAside(t *testing.T) {
 			}
 		}
 		s.exec(`update offstage_private.worker set dead_at = now() where id = $1`, w)
-		s.exec(`select offstage_private.give_back(array[$1::int], true)`, w)
+		s.exec(`select offstage_private.give_back(array(select w from offstage_private.worker w where w.id = $1), true)`, w)
 	}
 	st, err := s.client.Status(s.ctx(), killer)
 	if err != nil || st.State != offstage.Failed || !strings.Contains(st.Error, "third in a row") {

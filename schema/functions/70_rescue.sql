@@ -1,104 +1,125 @@
 -- Stage 9: rescue. The jobs of a dead worker run again.
 
--- Gives back what a dead worker holds: every job of its leases gets a ticket again, one attempt poorer, or fails when
+-- Gives back what dead workers hold: every job of their leases gets a ticket again, one attempt poorer, or fails when
 -- that was its last one or it has crashed three workers in a row. A worker that has signed off costs no attempt. A job whose row a caller's transaction holds stays
--- with its lease for the next call. Locks: leases, jobs (both skip locked), then queues by id.
-create or replace function offstage_private.give_back(dead integer[], crashed boolean) returns integer
+-- with its lease for the next call; so do all, done with, if the caller is SERIALIZABLE, and the slots of queues. Locks: leases, jobs (both skip locked), then queues by id.
+create or replace function offstage_private.give_back(dead offstage_private.worker[], crashed boolean) returns integer
 language plpgsql
 set jit = off set enable_seqscan = off set enable_bitmapscan = off
 as $$
 declare
   at timestamptz := offstage_private.clock();
+  apart boolean := offstage_private.serializable();
   l record;
-  batch record;
+  spent boolean;
+  i bigint;
+  of_claim bigint;
+  found_job record;
+  j offstage_private.job;
+  t offstage_private.task;
+  reason text;
+  why text;
+  outcomes text[];  -- what history says: of the attempt, and of the job
+  ending text;
   n integer := 0;
+  ended_tasks integer[] := '{}';
+  ended_queues integer[] := '{}';
+  ended_outcomes text[] := '{}';
   slot_claims bigint[] := '{}';
   slot_queues integer[] := '{}';
   emptied bigint[] := '{}';
-  waited bigint[] := '{}';
+  left_over record;
 begin
   for l in
-    select e.claim, e.worker_id, e.claimed_at, e.job_ids, w.host, w.pid, w.suspect, not w.signed_off as spent
-    from offstage_private.lease e join offstage_private.worker w on w.id = e.worker_id
-    where e.worker_id = any (dead) order by e.claim for update of e skip locked
+    select e.claim, e.claimed_at, e.job_ids, w.id as worker_id, w.host, w.pid, w.suspect, w.signed_off
+    from unnest(dead) w join offstage_private.lease e on e.worker_id = w.id order by e.claim for update of e skip locked
   loop
-    with locked as materialized (
-      select j as job, l.claim + x.position as claim, t.max_attempts, t.name as task, c.reason
-      from unnest(l.job_ids) with ordinality x (id, position)
-      join offstage_private.job j on j.id = x.id and j.released_claim < l.claim
-      join offstage_private.task t on t.id = j.task_id
-      left join offstage_private.cancellation c on c.job_id = j.id
-      for update of j skip locked
-    ), decided as materialized (
-      select k.*, (k.job).id, x.crashes,
-        case when k.reason is not null then 'cancelled'
-          when not l.spent then 'released'
-          when x.crashes >= 3 or (k.job).attempts + 1 >= coalesce((k.job).max_attempts, k.max_attempts, 25) then 'failed' else 'rescued' end as outcome,
-        format('worker %s (pid %s on %s) %s during attempt %s%s', l.worker_id, l.pid, l.host, case when l.spent then 'died' else 'signed off' end,
-          (k.job).attempts + 1,
-          case when x.crashes >= 3 then ', the third in a row: set aside' else '' end) as why
-      from locked k
+    spent := not l.signed_off;
+    of_claim := l.claim;
+    foreach i in array l.job_ids loop
+      of_claim := of_claim + 1;
+      if apart then
+        select * into found_job from offstage_private.leased_apart(i, l.claim);
+      else
+        select o.ctid as at, o as job into found_job from offstage_private.job o where o.id = i and o.released_claim < l.claim for update skip locked;
+      end if;
+      continue when found_job.at is null;
+      j := found_job.job;
+      if t.id is distinct from j.task_id then
+        t := offstage_private.task_of(j.task_id);
+      end if;
+      reason := offstage_private.uncancel(j.id);
       -- A job that never crashed a worker is charged on suspicion; one that has, only if it was seen to start.
-      cross join lateral (select (k.job).crashes + (crashed and l.spent and ((k.job).crashes = 0 or k.claim is not distinct from l.suspect))::integer as crashes) x
-    ), gone as (
-      delete from offstage_private.job j using decided d where j.id = d.id and d.outcome = 'cancelled'
-    ), changed as (
-      update offstage_private.job j set released_claim = d.claim, attempts = j.attempts + l.spent::integer, crashes = d.crashes,
-        failed = d.outcome = 'failed', last_error = case when crashed and l.spent then d.why else j.last_error end,
-        fingerprint = case when d.outcome = 'failed' then offstage_private.fingerprint(d.task, case when crashed and l.spent then d.why else j.last_error end) else j.fingerprint end
-      from decided d where j.id = d.id and d.outcome <> 'cancelled'
-    ), again as (
-      insert into offstage_private.ticket (run_at, job_id, lane_id, queue_id, priority)
-      select (d.job).run_at, d.id, (d.job).lane_id, (d.job).queue_id, (d.job).priority from decided d where d.outcome in ('rescued', 'released')
-    ), kept as (
-      insert into offstage_private.history
-        (settled_at, job_id, claim, added_at, run_at, claimed_at, task_id, queue_id, worker_id, attempt, priority, outcome, key, error, payload, fingerprint)
-      select at, d.id, d.claim, (d.job).added_at, (d.job).run_at, l.claimed_at, (d.job).task_id, (d.job).queue_id, l.worker_id,
-        (d.job).attempts + 1, (d.job).priority, o.outcome, (d.job).key, case o.outcome when 'cancelled' then d.reason else d.why end,
-        case when o.outcome not in ('rescued', 'released') then (d.job).payload end,
-        case when o.outcome = d.outcome and d.outcome in ('rescued', 'failed') then offstage_private.fingerprint(d.task, d.why) end  -- once an attempt
-      from decided d cross join lateral (select case when l.spent then 'rescued' else 'released' end union select d.outcome) o (outcome)
-      returning task_id, queue_id, outcome
-    ), counted as (
-      insert into offstage_private.statistic_raw (ended_at, task_id, queue_id, outcome, n, waits, runs)
-      select at, k.task_id, q.id, k.outcome, count(*), '{}', '{}'
-      from kept k cross join lateral (select offstage_private.statistic_queue(k.queue_id)) q (id)
-      group by 2, 3, 4
-    ), forgotten as (
-      delete from offstage_private.cancellation c using decided d where c.job_id = d.id
-    ), aside as (
-      insert into offstage_private.set_aside (at, job_id) select at, d.id from decided d where d.outcome = 'failed' and d.crashes >= 3
-    )
-    select count(*) as n,
-      array_agg(d.claim) filter (where (d.job).queue_id is not null) as slot_claims,
-      array_agg((d.job).queue_id) filter (where (d.job).queue_id is not null) as slot_queues,
-      array_agg(d.id) filter (where d.outcome not in ('rescued', 'released')) as ended,
-      count(offstage_private.notify_event((d.job).notify_channel, d.id, d.outcome, (d.job).options))
-        filter (where (d.job).notify_channel is not null and d.outcome not in ('rescued', 'released')) as told
-    into batch from decided d;
-    n := n + batch.n;
-    slot_claims := slot_claims || batch.slot_claims;
-    slot_queues := slot_queues || batch.slot_queues;
-    waited := waited || batch.ended;
-    if not exists (select from offstage_private.job j where j.id = any (l.job_ids) and j.released_claim < l.claim) then
+      j.crashes := j.crashes + (crashed and spent and (j.crashes = 0 or of_claim is not distinct from l.suspect))::integer;
+      why := format('worker %s (pid %s on %s) %s during attempt %s%s', l.worker_id, l.pid, l.host, case when spent then 'died' else 'signed off' end,
+        j.attempts + 1, case when j.crashes >= 3 then ', the third in a row: set aside' else '' end);
+      outcomes := array[case when spent then 'rescued' else 'released' end];
+      if reason is not null then
+        outcomes := outcomes || 'cancelled'::text;
+      elsif spent and (j.crashes >= 3 or j.attempts + 1 >= offstage_private.attempts_of(j, t)) then
+        outcomes := outcomes || 'failed'::text;
+      end if;
+      foreach ending in array outcomes loop
+        insert into offstage_private.history
+          (settled_at, job_id, claim, added_at, run_at, claimed_at, task_id, queue_id, worker_id, attempt, priority, outcome, key, error, payload, fingerprint)
+        values (at, j.id, of_claim, j.added_at, j.run_at, l.claimed_at, j.task_id, j.queue_id, l.worker_id, j.attempts + 1, j.priority, ending, j.key,
+          case ending when 'cancelled' then reason else why end,
+          case when ending not in ('rescued', 'released') then j.payload end,
+          case when ending = 'failed' or ending = 'rescued' and outcomes = '{rescued}' then offstage_private.fingerprint(t.name, why) end);  -- once an attempt
+      end loop;
+
+      if ending = 'cancelled' then
+        delete from offstage_private.job o where o.ctid = found_job.at;
+      else
+        j.last_error := case when crashed and spent then why else j.last_error end;
+        update offstage_private.job o set released_claim = of_claim, attempts = o.attempts + spent::integer, crashes = j.crashes,
+          failed = ending = 'failed', last_error = j.last_error,
+          fingerprint = case when ending = 'failed' then offstage_private.fingerprint(t.name, j.last_error) else o.fingerprint end
+        where o.ctid = found_job.at;
+      end if;
+      if ending in ('rescued', 'released') then
+        insert into offstage_private.ticket (run_at, job_id, lane_id, queue_id, priority) values (j.run_at, j.id, j.lane_id, j.queue_id, j.priority);
+      else
+        if j.notify_channel is not null then
+          perform offstage_private.notify_event(j.notify_channel, j.id, ending, j.options);
+        end if;
+        if offstage_private.is_awaited(j.id) then
+          perform offstage_private.notify_waiter(j.id);
+        end if;
+        if j.crashes >= 3 and ending = 'failed' then
+          insert into offstage_private.set_aside (at, job_id) values (at, j.id);
+        end if;
+      end if;
+
+      n := n + 1;
+      ended_tasks := ended_tasks || array_fill(j.task_id, array[cardinality(outcomes)]);
+      ended_queues := ended_queues || array_fill(j.queue_id, array[cardinality(outcomes)]);
+      ended_outcomes := ended_outcomes || outcomes;
+      if j.queue_id is not null then
+        slot_claims := slot_claims || of_claim;
+        slot_queues := slot_queues || j.queue_id;
+      end if;
+    end loop;
+    if not apart and not exists (select from offstage_private.job o where o.id = any (l.job_ids) and o.released_claim < l.claim) then
       delete from offstage_private.lease e where e.claim = l.claim;
       emptied := emptied || l.claim;
     end if;
   end loop;
+
+  if n > 0 then
+    perform offstage_private.count_ended(at, ended_tasks, ended_queues, ended_outcomes);
+    perform pg_notify('offstage:wake', 'offstage');
+  end if;
   if emptied <> '{}' then
-    -- Slots of jobs that are gone without having been settled: their handlers ended them (finish()).
-    select array_agg(c) as slot_claims, array_agg(s.queue_id) as slot_queues into batch
+    -- Slots of jobs that are gone without having been settled, because their handlers ended them (finish()), or were given back apart.
+    select array_agg(c) as claims, array_agg(s.queue_id) as queues into left_over
     from offstage_private.queue_state s cross join lateral unnest(s.claims) c
     where s.claims <> '{}' and c & -1024 = any (emptied) and c <> all (slot_claims);
-    slot_claims := slot_claims || batch.slot_claims;
-    slot_queues := slot_queues || batch.slot_queues;
+    slot_claims := slot_claims || left_over.claims;
+    slot_queues := slot_queues || left_over.queues;
   end if;
-  if cardinality(slot_claims) > 0 then
+  if not apart and slot_claims <> '{}' then
     perform offstage_private.free_slots(slot_queues, slot_claims);
-  end if;
-  perform offstage_private.notify_waiters(waited);
-  if n > 0 then
-    perform pg_notify('offstage:wake', 'offstage');
   end if;
   return n;
 end $$;
@@ -110,7 +131,7 @@ create or replace function offstage.rescue(worker_id integer) returns integer
 language plpgsql as $$
 declare
   at timestamptz := offstage_private.clock();
-  dead integer[];
+  dead offstage_private.worker[];
 begin
   if not pg_try_advisory_xact_lock(hashtext('offstage'), -2) then
     return 0;
@@ -125,7 +146,7 @@ begin
   )
   update offstage_private.worker w set dead_at = at from stale s where w.id = s.id;
   dead := array(
-    select w.id from offstage_private.worker w
+    select w from offstage_private.worker w
     where w.dead_at is not null and exists (select from offstage_private.lease l where l.worker_id = w.id) order by w.id);
   if cardinality(dead) = 0 then
     return 0;
@@ -133,21 +154,42 @@ begin
   return offstage_private.give_back(dead, true);
 end $$;
 
+-- Declares a worker dead, and answers its row, locked as soon as what it is settling is settled; null if there is no such worker.
+create or replace function offstage_private.kill_worker(of_id integer) returns offstage_private.worker
+language plpgsql strict as $$
+declare
+  found_at tid;
+  w offstage_private.worker;
+begin
+  insert into offstage_private.worker as o (id, host, pid, version, slots, tasks, started_at, beat_at, period)  -- it is not read: see 00_apart.sql
+  overriding system value values (of_id, '', 0, '', 0, '{}', '-infinity', now(), '0')
+  on conflict (id) do update set dead_at = coalesce(o.dead_at, offstage_private.clock()) returning o.ctid into found_at;
+  select o.* into w from offstage_private.worker o where o.ctid = found_at for update;
+  if w.started_at = '-infinity' then
+    raise exception using errcode = 'OS000';  -- undoes it
+  end if;
+  return w;
+exception when sqlstate 'OS000' then
+  return null;
+end $$;
+
 create or replace function offstage_private.unlock_workers(worker_ids text[]) returns void
 language plpgsql as $$
 declare
-  dead integer[];
+  dead offstage_private.worker[];
 begin
-  dead := array(select w.id from offstage_private.worker w where 'worker-' || w.id = any (worker_ids) order by w.id for update);
-  update offstage_private.worker w set dead_at = coalesce(w.dead_at, offstage_private.clock()) where w.id = any (dead);
+  dead := array(
+    select k from (select distinct substring(u from '^worker-([1-9][0-9]{0,8})$')::integer from unnest(worker_ids) u order by 1) o (id)
+    cross join lateral offstage_private.kill_worker(o.id) k where k.id is not null);
   perform offstage_private.give_back(dead, false);
   if dead <> '{}' then
-    perform offstage_private.note('unlock', (select string_agg('worker-' || w, ', ') from unnest(dead) w), null, null, null, null);
+    perform offstage_private.note('unlock', (select string_agg('worker-' || w.id, ', ') from unnest(dead) w), null, null, null, null);
   end if;
 end $$;
 
 -- Takes their jobs away from these workers ("worker-17", as in jobs.locked_by), which are treated as dead from now on:
--- what they still send is refused. The attempts stay spent. Unknown ids are ignored.
+-- what they still send is refused. The attempts stay spent. Unknown ids are ignored. If the caller is SERIALIZABLE, queues go on
+-- when a worker next looks for what the dead have left, within seconds.
 create or replace function offstage.force_unlock_workers(worker_ids text[]) returns void
 language sql as $$
   select offstage_private.unlock_workers(worker_ids);

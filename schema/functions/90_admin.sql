@@ -207,19 +207,20 @@ begin
   perform offstage_private.note('cancel', null, changed, null, null, reason);
 end $$;
 
--- Forgets that a job was to be cancelled.
-create or replace function offstage_private.uncancel(of_job bigint) returns void
+-- Forgets that a job was to be cancelled, and says why it was; null: it was not.
+create or replace function offstage_private.uncancel(of_job bigint) returns text
 language plpgsql as $$
 declare
-  found_at tid;
+  forgotten record;
 begin
   if offstage_private.serializable() then
-    insert into offstage_private.cancellation as c (job_id, reason, requested_at) values (of_job, '', now())
-    on conflict (job_id) do update set reason = c.reason returning c.ctid into found_at;
-    delete from offstage_private.cancellation c where c.ctid = found_at;
-  else
-    delete from offstage_private.cancellation c where c.job_id = of_job;
+    insert into offstage_private.cancellation as c (job_id, reason, requested_at) values (of_job, '', '-infinity')
+    on conflict (job_id) do update set reason = c.reason returning c.ctid as at, c.reason, c.requested_at into forgotten;
+    delete from offstage_private.cancellation c where c.ctid = forgotten.at;
+    return case when forgotten.requested_at > '-infinity' then forgotten.reason end;
   end if;
+  delete from offstage_private.cancellation c where c.job_id = of_job returning c.reason into forgotten;
+  return forgotten.reason;
 end $$;
 
 -- Tries failed jobs again, from attempt 1, now; waiting ones run now instead of later. Running ones are left out.
