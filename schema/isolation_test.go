@@ -41,6 +41,16 @@ func turnedAway(t *testing.T, conns []*pgx.Conn, level pgx.TxIsoLevel, times int
 	return int(refused.Load()), err
 }
 
+// isolated is a database of its own: a connection to prepare it, and those of callers.
+func isolated(t *testing.T, callers int) (*pgx.Conn, []*pgx.Conn) {
+	db := pgtest.New(t)
+	conns := make([]*pgx.Conn, callers)
+	for i := range conns {
+		conns[i] = db.Conn(t)
+	}
+	return db.Conn(t), conns
+}
+
 // TestIsolation: callers that add in REPEATABLE READ and SERIALIZABLE transactions, beside each other and beside a
 // worker, are not turned away, unless they change the same existing jobs.
 func TestIsolation(t *testing.T) {
@@ -48,18 +58,13 @@ func TestIsolation(t *testing.T) {
 	for _, level := range []pgx.TxIsoLevel{pgx.RepeatableRead, pgx.Serializable} {
 		t.Run(string(level), func(t *testing.T) {
 			t.Parallel()
-			db := pgtest.New(t)
-			conn := db.Conn(t)
+			conn, conns := isolated(t, 17)
+			workerConn, conns := conns[0], conns[1:]
 			id, tasks := worker(t, conn, "a")
 			other, shared := worker(t, conn, "shared")
 			pgtest.Do(t, conn, "select offstage.add_job('a', queue_name => 'q', flags => '{f}')")
 
 			callers, times := 4, 25
-			var conns [16]*pgx.Conn // of the callers
-			for i := range conns {
-				conns[i] = db.Conn(t)
-			}
-			workerConn := db.Conn(t)
 			// beside runs callers at once, each in transactions of its own, and counts those that were turned away.
 			beside := func(what string, work bool, add func(ctx context.Context, tx pgx.Tx, caller, n int) error) int {
 				t.Helper()
@@ -212,14 +217,9 @@ func TestIsolationByID(t *testing.T) {
 	for _, level := range []pgx.TxIsoLevel{pgx.RepeatableRead, pgx.Serializable} {
 		t.Run(string(level), func(t *testing.T) {
 			t.Parallel()
-			db := pgtest.New(t)
-			conn := db.Conn(t)
+			conn, conns := isolated(t, callers)
 			id, tasks := worker(t, conn, "a")
 			pgtest.Do(t, conn, "select offstage.configure_queue('q', 1)")
-			var conns [callers]*pgx.Conn
-			for i := range conns {
-				conns[i] = db.Conn(t)
-			}
 
 			kinds := map[string]string{ // jobs as they are added: n is 1 to $1
 				"shared":    "select unnest(offstage.add_many('a', (select json_agg(n) from generate_series(1, $1::integer) n)))",
@@ -293,7 +293,7 @@ func TestIsolationByID(t *testing.T) {
 			}
 			for _, c := range cases {
 				ids := add(c.kind)
-				refused, err := turnedAway(t, conns[:], level, times, func(ctx context.Context, tx pgx.Tx, caller, n int) error {
+				refused, err := turnedAway(t, conns, level, times, func(ctx context.Context, tx pgx.Tx, caller, n int) error {
 					var mine []any // ids, every callers-th, or keys
 					for k := range each {
 						i := (n*each+k)*callers + caller
@@ -391,16 +391,11 @@ func TestIsolationTogether(t *testing.T) {
 	for _, level := range []pgx.TxIsoLevel{pgx.RepeatableRead, pgx.Serializable} {
 		t.Run(string(level), func(t *testing.T) {
 			t.Parallel()
-			db := pgtest.New(t)
-			conn := db.Conn(t)
+			conn, conns := isolated(t, callers)
 			id, tasks := worker(t, conn, "a")
 			pgtest.Do(t, conn, "select offstage.configure_task('t' || n, '{}'), offstage.configure_queue('q' || n, 1), offstage.add_schedule('s' || n, 'a', '* * * * *') from generate_series(0, 7) n")
 			pgtest.Do(t, conn, "select offstage.add_job('t' || n, queue_name => 'q' || n, flags => array['f' || n], job_key => 'k' || n) from generate_series(0, 7) n")
 			pgtest.Do(t, conn, "select offstage.add_job('a', queue_name => 'all', flags => '{all}')")
-			var conns [callers]*pgx.Conn
-			for i := range conns {
-				conns[i] = db.Conn(t)
-			}
 			// $1 is the caller, $2 a text that nobody else has, $3 the id of a waiting job, $4 that of a running one, $5 three workers with jobs.
 			calls := []string{
 				"offstage.force_unlock_workers($5)",
@@ -456,7 +451,7 @@ func TestIsolationTogether(t *testing.T) {
 				}
 				left -= took
 			}
-			refused, err := turnedAway(t, conns[:], level, times, func(ctx context.Context, tx pgx.Tx, caller, n int) error {
+			refused, err := turnedAway(t, conns, level, times, func(ctx context.Context, tx pgx.Tx, caller, n int) error {
 				for _, i := range rand.New(rand.NewPCG(seed, uint64(n*callers+caller))).Perm(len(calls)) {
 					call, own := calls[i], (n*len(calls)+i)*callers+caller // so that those of others are beside it
 					if _, err := tx.Exec(ctx, "select "+call+", $1::text, $2::text, $3::bigint, $4::bigint, $5::text[]",

@@ -78,36 +78,28 @@ exception
     return 'infinity';
 end $$;
 
--- The row of a job, locked, and where it is; of nulls if there is none.
-create or replace function offstage_private.job_apart(of_id bigint, out at tid, out job offstage_private.job)
-language plpgsql strict as $$
-declare
-  found_job record;
-begin
-  insert into offstage_private.job as j (id, run_at, added_at, updated_at, task_id, lane_id, priority, payload) values (of_id, now(), now(), now(), 0, 0, 0, '{}')
-  on conflict (id) do update set updated_at = j.updated_at returning j.ctid, j as job into found_job;
-  if (found_job.job).task_id <> 0 then
-    at := found_job.ctid;
-    job := found_job.job;
-  else
-    delete from offstage_private.job j where j.ctid = found_job.ctid;
-  end if;
-end $$;
-
--- The same by its key.
-create or replace function offstage_private.keyed_apart(of_key text, out at tid, out job offstage_private.job)
+-- The row of a job, by its id or its key, locked, and where it is; of nulls if there is none.
+create or replace function offstage_private.job_apart(of_id bigint, of_key text default null, out at tid, out job offstage_private.job)
 language plpgsql as $$
 declare
   found_job record;
 begin
-  insert into offstage_private.job as j (id, run_at, added_at, updated_at, task_id, lane_id, priority, payload, key)
-  values (nextval('offstage_private.job_id'), now(), now(), now(), 0, 0, 0, '{}', of_key)
-  on conflict (key) where key is not null do update set updated_at = j.updated_at returning j.ctid, j as job into found_job;
-  if (found_job.job).task_id <> 0 then
+  if of_id is not null then
+    insert into offstage_private.job as j (id, run_at, added_at, updated_at, task_id, lane_id, priority, payload)
+    values (of_id, now(), now(), now(), 0, 0, 0, '{}')
+    on conflict (id) do update set updated_at = j.updated_at returning j.ctid, j as job into found_job;
+  elsif of_key is not null then
+    insert into offstage_private.job as j (id, run_at, added_at, updated_at, task_id, lane_id, priority, payload, key)
+    values (nextval('offstage_private.job_id'), now(), now(), now(), 0, 0, 0, '{}', of_key)
+    on conflict (key) where key is not null do update set updated_at = j.updated_at returning j.ctid, j as job into found_job;
+  else
+    return;
+  end if;
+  if (found_job.job).task_id = 0 then
+    delete from offstage_private.job j where j.ctid = found_job.ctid;
+  else
     at := found_job.ctid;
     job := found_job.job;
-  else
-    delete from offstage_private.job j where j.ctid = found_job.ctid;
   end if;
 end $$;
 

@@ -470,7 +470,7 @@ declare
   t offstage_private.task;
 begin
   if offstage_private.serializable() then
-    select * into found_job from offstage_private.keyed_apart(job_key);
+    select * into found_job from offstage_private.job_apart(null, job_key);
   else
     select o.ctid as at, o as job into found_job from offstage_private.job o where o.key = job_key for update;
   end if;

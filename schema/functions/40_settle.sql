@@ -277,7 +277,13 @@ begin
       or exists (select from offstage_private.job j where j.id = x.job_id and j.released_claim < x.claim);
 end $$;
 
--- Ends successes of plain jobs, which have no key, queue, channel, log or wish of their own of what is kept: all of these, or none. Says which. Each is looked at once
+-- Whether a job has no key, queue, channel or wish of its own of what is kept.
+create or replace function offstage_private.is_plain(j offstage_private.job) returns boolean
+language sql immutable as $$  -- one expression, so that it becomes part of the statement that asks
+  select j.key is null and j.queue_id is null and j.notify_channel is null and (j.options is null or j.options ->> 'keep' is null)
+$$;
+
+-- Ends successes of plain jobs without logs: all of these, or none. Says which. Each is looked at once
 -- to be deleted, and once more if history keeps it. Nobody else locks such jobs while they run, nor moves their rows.
 create or replace function offstage_private.settle_plain(
   worker_id integer, claims bigint[], job_ids bigint[], results json[], job_ctids tid[], stats json, quiet integer[], at timestamptz) returns boolean
@@ -300,8 +306,7 @@ begin
     select count(*) from unnest(claims, job_ids) u (claim, job_id), mine m
     where m.claim = u.claim & -1024 and m.job_ids[(u.claim & 1023)::integer] = u.job_id)
     or n is distinct from (select sum(s.n) from json_to_recordset(stats) s (n integer))
-    or not exists (select from offstage_private.job j where j.ctid = job_ctids[1] and j.key is null and j.queue_id is null and j.notify_channel is null
-      and (j.options is null or j.options ->> 'keep' is null)) then
+    or not exists (select from offstage_private.job j where j.ctid = job_ctids[1] and offstage_private.is_plain(j)) then
     return false;
   end if;
   keeps := exists (select from json_to_recordset(stats) s (task_id integer) where s.task_id <> all (quiet));
@@ -323,7 +328,7 @@ begin
       where j.task_id <> all (quiet);
     end if;
     delete from offstage_private.job j
-    where j.ctid = any (job_ctids) and j.key is null and j.queue_id is null and j.notify_channel is null and (j.options is null or j.options ->> 'keep' is null)
+    where j.ctid = any (job_ctids) and offstage_private.is_plain(j)
       and (keeps or j.task_id = any (quiet)) and j.released_claim < lowest and (select job_ids || '{}'::bigint[])[width_bucket(j.id, (select job_ids || '{}'::bigint[]))] = j.id;
     get diagnostics taken = row_count;
     if taken <> n then
@@ -332,9 +337,7 @@ begin
   exception when sqlstate 'OS000' then
     return false;
   end;
-  insert into offstage_private.statistic_raw (ended_at, task_id, queue_id, outcome, n, waits, runs)
-  select at, s.task_id, offstage_private.statistic_queue(s.queue_id), s.outcome, s.n, coalesce(s.waits, '{}'), coalesce(s.runs, '{}')
-  from json_to_recordset(stats) s (task_id integer, queue_id integer, outcome text, n integer, waits integer[], runs integer[]);
+  perform offstage_private.count_stats(at, stats);
   return true;
 end $$;
 
@@ -467,9 +470,7 @@ begin
     if batch.gone is null then
       null;
     elsif cardinality(batch.gone) = (select sum(s.n) from json_to_recordset(stats) s (n integer)) then
-      insert into offstage_private.statistic_raw (ended_at, task_id, queue_id, outcome, n, waits, runs)
-      select at, s.task_id, offstage_private.statistic_queue(s.queue_id), s.outcome, s.n, coalesce(s.waits, '{}'), coalesce(s.runs, '{}')
-      from json_to_recordset(stats) s (task_id integer, queue_id integer, outcome text, n integer, waits integer[], runs integer[]);
+      perform offstage_private.count_stats(at, stats);
     else
       perform offstage_private.count_ended(at, array_agg(j.task_id), array_agg(j.queue_id), array['succeeded'],
         array_agg(offstage_private.seconds(greatest(j.run_at, j.added_at), l.claimed_at)), array_agg(offstage_private.seconds(l.claimed_at, at)))

@@ -72,6 +72,15 @@ begin
   group by x.task_id, q.id, coalesce(x.outcome, outcomes[1]);
 end $$;
 
+-- The same of what a worker has counted itself: see "stats" of settle().
+create or replace function offstage_private.count_stats(at timestamptz, stats json) returns void
+language plpgsql as $$
+begin
+  insert into offstage_private.statistic_raw (ended_at, task_id, queue_id, outcome, n, waits, runs)
+  select at, s.task_id, offstage_private.statistic_queue(s.queue_id), s.outcome, s.n, coalesce(s.waits, '{}'), coalesce(s.runs, '{}')
+  from json_to_recordset(stats) s (task_id integer, queue_id integer, outcome text, n integer, waits integer[], runs integer[]);
+end $$;
+
 -- Moves what was counted into the minutes and hours, at most max_rows rows, and forgets minutes after two days and hours after
 -- 90. Says how many rows there were: call again at once when it is max_rows. A chore. Null: another worker is at it.
 -- One transaction, and each row is deleted by the one that sums it up: whatever dies, it is counted once.
