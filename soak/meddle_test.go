@@ -13,7 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// meddler does to jobs what people and programs do: removes, cancels, reschedules, retries them, and pauses queues.
+// meddler does to jobs what people and programs do: removes, cancels, reschedules, retries them, pauses queues, and takes workers for dead.
 type meddler struct {
 	s   *soak
 	rng *rand.Rand
@@ -69,6 +69,10 @@ func (m *meddler) deed(ctx context.Context) (what, sql string, args []any) {
 		if len(ids) > 0 {
 			return "retry_jobs", `select offstage.retry_jobs($1)`, []any{ids}
 		}
+	case n < 46 && m.rng.IntN(3) == 0:
+		// One that lives, too: what it still does is refused, and it begins anew.
+		return "force_unlock_workers", `select offstage.force_unlock_workers(array(
+			select 'worker-' || w.id from offstage_private.worker w where w.dead_at is null and w.id % 5 <> $1 order by w.id desc limit 1))`, []any{m.rng.IntN(5)}
 	}
 	ids := m.some(ctx, "where id >= $1")
 	if len(ids) == 0 {
