@@ -138,7 +138,7 @@ func (s *soak) summary() {
 	var jobs, late int64
 	var outcomes, waits string
 	s.look(`select count(distinct job_id) from app.added`, nil, &jobs)
-	s.look(`select string_agg(outcome || ' ' || n, ', ' order by n desc) from (select outcome, count(*) as n from offstage_private.history group by 1) x`, nil, &outcomes)
+	s.look(`select coalesce(string_agg(outcome || ' ' || n, ', ' order by n desc), '') from (select outcome, count(*) as n from offstage_private.history group by 1) x`, nil, &outcomes)
 	s.look(`select count(*) from app.run where claim is null`, nil, &late)
 	// From when a job exists for others and its time has come, until its handler runs.
 	s.look(`
