@@ -136,6 +136,34 @@ func TestOrder(t *testing.T) {
 	}
 }
 
+// Jobs added by one call share a ticket, of which a worker with few slots takes a part at a time: what is left of it comes before what was added later.
+func TestOrderOfParts(t *testing.T) {
+	s := newStage(t)
+	specs := make([]offstage.Spec, 300)
+	for i := range specs {
+		specs[i].Task = "a"
+	}
+	want, err := s.client.AddMany(s.ctx(), specs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 100 {
+		want = append(want, s.add("a", nil))
+	}
+	var got []int64
+	w := s.worker(worker.Config{Jobs: 1})
+	worker.Handle(w, "a", func(ctx context.Context, job *worker.Job[none]) (none, error) {
+		got = append(got, job.ID)
+		return none{}, nil
+	})
+	if err := w.RunOnce(s.ctx()); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("order was %v, expected %v", got, want)
+	}
+}
+
 func TestForbiddenFlags(t *testing.T) {
 	s := newStage(t)
 	var ran sync.Map

@@ -57,7 +57,9 @@ func TestIndexesAreRebuilt(t *testing.T) {
 	vacuum := s.db.Conn(t)
 	pgtest.Do(t, vacuum, "begin")
 	pgtest.Do(t, vacuum, "lock table offstage_private.scheduled in share update exclusive mode") // as vacuum does
-	if list, err := c.Store.BloatedIndexes(t.Context(), conn, 2*mb, 4); err != nil || len(list) > 0 {
+	inTime, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if list, err := c.Store.BloatedIndexes(inTime, conn, 2*mb, 4); err != nil || len(list) > 0 {
 		t.Errorf("beside a vacuum, bloated are %+v, %v", list, err)
 	}
 	pgtest.Do(t, vacuum, "commit")

@@ -77,10 +77,12 @@ func TestBrokenFrame(t *testing.T) {
 	t.Parallel()
 	b := open(t, map[string]string{"waits.js": waits, "pid.js": `module.exports = () => process.pid`})
 	before, _, _ := b.run("pid", "{}")
-	done := make(chan error, 1)
+	ended := make(chan error, 1)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
 	go func() {
-		_, _, err := b.run("waits", "{}")
-		done <- err
+		_, _, err := b.runIn(ctx, "waits", "{}")
+		ended <- err
 	}()
 	b.eventually(func() bool { return b.log.has("waiting") })
 	b.mu.Lock()
@@ -89,7 +91,7 @@ func TestBrokenFrame(t *testing.T) {
 	p.mu.Lock()
 	p.append(func(out []byte) []byte { return append(out, `,["no JSON"`...) })
 	p.mu.Unlock()
-	if err := <-done; verb(err) != "crash" {
+	if err := <-ended; verb(err) != "crash" {
 		t.Errorf("the attempt ended with %v", err)
 	}
 	b.eventually(func() bool { return b.log.has("the worker sent what cannot be understood") })
