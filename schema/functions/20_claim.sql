@@ -117,6 +117,7 @@ declare
   turn_states tid[];
   turn_ids bigint[];
   turn_ctids tid[];
+  turn_queues integer[];   -- their queues, whose one slot is taken, even if they have just got more
   back offstage_private.parked[];   -- the others get tickets
   back_states tid[];
   handed json;             -- tickets of the other queues, and those of them that this round got
@@ -401,11 +402,12 @@ begin
       -- first of these jobs and park the rest. Locked by a statement of its own: the next one then sees what those
       -- have done who had the lock before.
       queue_ids := array(select q.id from offstage_private.queue q where q.id = any (queue_ids) for update skip locked);
+      turn_queues := array(select u.queue_id from unnest(turns) u);
       with gone as (
         delete from offstage_private.ticket t where t.ctid = any (queued) and coalesce(t.queue_id, 0) = any (queue_ids)  -- coalesce: not by the index of queues
         returning t.*, coalesce(t.ctid = any (turned), false) as turned
       ), ranked as materialized (
-        select g.*, s.place, case when c.paused then 0 else coalesce(c.concurrency, 1) - cardinality(s.claims) end as slots,
+        select g.*, s.place, case when c.paused or g.queue_id = any (turn_queues) then 0 else coalesce(c.concurrency, 1) - cardinality(s.claims) end as slots,
           row_number() over (partition by g.queue_id order by g.priority, g.run_at, g.job_id) as rank
         from gone g
         cross join lateral (
