@@ -22,6 +22,7 @@ declare
   outcomes text[];  -- what history says: of the attempt, and of the job
   ending text;
   n integer := 0;
+  held integer := 0;
   ended_tasks integer[] := '{}';
   ended_queues integer[] := '{}';
   ended_outcomes text[] := '{}';
@@ -39,7 +40,8 @@ begin
     foreach i in array l.job_ids loop
       of_claim := of_claim + 1;
       if apart then
-        select * into found_job from offstage_private.leased_apart(i, l.claim);
+        select * into found_job from offstage_private.leased_apart(i, l.claim, case when held < 10 then 100 else 5 end);
+        held := held + found_job.held::integer;
       else
         select o.ctid as at, o as job into found_job from offstage_private.job o where o.id = i and o.released_claim < l.claim for update skip locked;
       end if;
