@@ -13,7 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// meddler does to jobs what people and programs do: removes, cancels, reschedules, retries them, pauses queues, and takes workers for dead.
+// meddler does to jobs what people and programs do: removes, cancels, reschedules, retries them, pauses queues and changes their concurrency, and takes workers for dead.
 type meddler struct {
 	s   *soak
 	rng *rand.Rand
@@ -64,6 +64,8 @@ func (m *meddler) deed(ctx context.Context) (what, sql string, args []any) {
 		queue := serialQueue(m.rng.IntN(serialQueues))
 		m.s.exec(`select offstage.pause_queue($1)`, queue)
 		return "pause", `select 1 where $1::text is not null`, []any{queue}
+	case n < 30:
+		return "configure_queue", `select offstage.configure_queue($1, $2)`, []any{wideQueue(m.rng.IntN(wideQueues)), 1 + m.rng.IntN(wideConcurrency)}
 	case n < 45:
 		ids := m.some(ctx, "where failed and id >= $1")
 		if len(ids) > 0 {

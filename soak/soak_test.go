@@ -128,9 +128,7 @@ func newSoak(t *testing.T) *soak {
 	}
 	t.Cleanup(s.client.Close)
 	s.exec(application)
-	for i := range wideQueues {
-		s.exec(`select offstage.configure_queue($1, $2)`, wideQueue(i), wideConcurrency)
-	}
+	s.widen()
 	// Queues and lanes exist before the load: two callers who both bring the same two new names wait for one another.
 	for i := range serialQueues {
 		s.exec(`select offstage.configure_queue($1, 1)`, serialQueue(i))
