@@ -121,11 +121,18 @@ func (offstageLibrary) worker(c *child, handled func(id int64, p payload)) (func
 
 var errUgly = errors.New("this one fails")
 
-// uglyWorker is one of whose jobs some fail at first. Another task of it does nothing.
+// uglyWorker is one of whose jobs some fail at first, or whose payloads are not decoded. Another task of it does nothing.
 func uglyWorker(c *child, handled func(id int64, p payload)) (func(ctx context.Context) error, error) {
 	w, err := plainWorker(c)
 	if err != nil {
 		return nil, err
+	}
+	if c.config.Raw {
+		worker.Handle(w, c.config.Task, func(_ context.Context, job *worker.Job[json.RawMessage]) (struct{}, error) {
+			handled(job.ID, payload{})
+			return struct{}{}, nil
+		})
+		return w.Run, nil
 	}
 	worker.Handle(w, c.config.Task, func(_ context.Context, job *worker.Job[payload]) (struct{}, error) {
 		if c.config.Fail > 0 && job.Attempt == 1 && job.Payload.ID%c.config.Fail == 0 {

@@ -31,6 +31,7 @@ type agentConfig struct {
 	Stamp   bool `json:"stamp,omitempty"` // all that add in Go: payloads say when the job was added
 
 	Fail int    `json:"fail,omitempty"` // ugly: every so manieth job fails at its first attempt
+	Raw  bool   `json:"raw,omitempty"`  // ugly: the handler does not decode payloads
 	Also string `json:"also,omitempty"` // ugly: another task; beside, holder: the only one
 
 	JavaScript bool `json:"javascript,omitempty"` // worker, ours: the task is one in JavaScript

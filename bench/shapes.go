@@ -99,7 +99,8 @@ func payload1K(o options, f field) scenario {
 func payload100K(o options, f field) scenario {
 	n := max(1, o.jobs/50)
 	return against(o, f, "payload-100k", fmt.Sprintf("%d jobs with payloads of 100 KB", n), n,
-		shape{title: "100 KB", peerGoal: 1.5, before: texts, jobs: large(100_000)})
+		shape{title: "100 KB", peerGoal: 1.5, before: texts, jobs: large(100_000)},
+		shape{title: "100 KB, not decoded", oursOnly: true, before: texts, jobs: large(100_000), config: agentConfig{Role: "ugly", Raw: true}})
 }
 
 func retries(o options, f field) scenario {

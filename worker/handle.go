@@ -89,8 +89,8 @@ func Timeout(d time.Duration) Option { return func(m map[string]any) { m["timeou
 // Keep says what history holds of the task's jobs: "all" (default), "failures" or "none".
 func Keep(what string) Option { return func(m map[string]any) { m["keep"] = what } }
 
-// Handle registers a handler for a task. The payload is decoded into T, the result R stored as JSON; a handler without
-// a result returns struct{}. A payload that does not fit T fails the attempt. To settle otherwise than by success or
+// Handle registers a handler for a task. The payload is decoded into T, or given as it is where T is json.RawMessage, which saves
+// most of the worker's time where payloads are large; the result R is stored as JSON. A handler without a result returns struct{}. A payload that does not fit T fails the attempt. To settle otherwise than by success or
 // retry, return offstage.Cancel, Fail, Snooze or RetryIn. The handler must stop when ctx ends. A result larger than MaxResult
 // fails the job for good.
 //
@@ -99,7 +99,9 @@ func Handle[T, R any](w *Worker, task string, handler func(context.Context, *Job
 	_, noResult := any(*new(R)).(struct{})
 	w.register(task, func(ctx context.Context, job *offstage.Job) (json.RawMessage, error) {
 		typed := Job[T]{Job: job}
-		if err := json.Unmarshal(job.Payload, &typed.Payload); err != nil {
+		if raw, is := any(&typed.Payload).(*json.RawMessage); is {
+			*raw = job.Payload // JSON, as the database has it
+		} else if err := json.Unmarshal(job.Payload, &typed.Payload); err != nil {
 			return nil, fmt.Errorf("payload of task %s does not fit %T: %w", task, typed.Payload, err)
 		}
 		result, err := handler(ctx, &typed)
