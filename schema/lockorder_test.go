@@ -230,7 +230,7 @@ func (b *brawl) meddle(ctx context.Context, conn *pgx.Conn, r *rand.Rand) error 
 		{"select offstage.resume_task($1)", task},
 		{"select offstage.resume_task($1)", task},
 		{"select offstage.configure_queue('wide', $1)", 1 + r.IntN(4)},
-		{"select offstage.force_unlock_workers($1)", []string{fmt.Sprint("worker-", r.IntN(400))}},
+		{"select offstage.force_unlock_workers(array(select 'worker-' || w.id from offstage_private.worker w where w.dead_at is null order by random() limit $1))", r.IntN(2)},
 		{"select count(*) from offstage.jobs where id = any ($1)", ids},
 		{"select count(*) from unnest($1::bigint[]) i, offstage.job_status(i)", ids},
 		{"select count(offstage.explain(i)) from unnest($1::bigint[]) i", ids},
@@ -398,16 +398,19 @@ func (w *brawler) settleAndClaim(ctx context.Context, conn *pgx.Conn, r *rand.Ra
 	if err != nil {
 		return err
 	}
-	rows, err := tx.Query(ctx, `select claim from offstage.settle($1, $2, $3, null, null, $4, $5, $6::text[]::tid[], turn => $7) where verdict = 'busy'`,
-		w.id, claims, ids, string(js), w.emptied, ctids, r.IntN(4) > 0)
-	if err != nil {
-		return fmt.Errorf("settle: %w", err)
+	var busy []int64
+	settles := n > 0 || r.IntN(2) == 0 // without, the claim is the first that asks for the worker
+	if settles {
+		rows, err := tx.Query(ctx, `select claim from offstage.settle($1, $2, $3, null, null, $4, $5, $6::text[]::tid[], turn => $7) where verdict = 'busy'`,
+			w.id, claims, ids, string(js), w.emptied, ctids, r.IntN(4) > 0)
+		if err != nil {
+			return fmt.Errorf("settle: %w", err)
+		}
+		if busy, err = pgx.CollectRows(rows, pgx.RowTo[int64]); err != nil {
+			return fmt.Errorf("settle: %w", err)
+		}
 	}
-	busy, err := pgx.CollectRows(rows, pgx.RowTo[int64])
-	if err != nil {
-		return fmt.Errorf("settle: %w", err)
-	}
-	rows, err = tx.Query(ctx, `select claim, job_id, queue_id, job_ctid::text from offstage.claim($1, $2, $3, case when $4 then '{f}'::text[] end) where kind = 'job'`,
+	rows, err := tx.Query(ctx, `select claim, job_id, queue_id, job_ctid::text from offstage.claim($1, $2, $3, case when $4 then '{f}'::text[] end) where kind = 'job'`,
 		w.id, r.IntN(20), w.tasks, r.IntN(2) == 0)
 	if err != nil {
 		return fmt.Errorf("claim: %w", err)
@@ -422,7 +425,9 @@ func (w *brawler) settleAndClaim(ctx context.Context, conn *pgx.Conn, r *rand.Ra
 	if err := tx.Commit(ctx); err != nil {
 		return fmt.Errorf("commit: %w", err)
 	}
-	w.emptied = nil
+	if settles {
+		w.emptied = nil
+	}
 	left := slices.Clone(w.jobs[n:])
 	for _, j := range batch {
 		if slices.Contains(busy, j.claim) {

@@ -115,22 +115,20 @@ exception when sqlstate 'OS000' then
   return j;
 end $$;
 
--- The row of a job under a lease, locked, and where it is; of nulls if it has been released, or somebody else still holds it after so many milliseconds. Others
--- who make the table longer are waited for, too.
-create or replace function offstage_private.leased_apart(of_id bigint, of_claim bigint, patience integer, out at tid, out job offstage_private.job, out held boolean)
-language plpgsql strict set lock_timeout = '0' as $$
+-- The row of a job under a lease, locked, and where it is; of nulls if it has been released, or somebody else holds it. Who waits holds others, so it is not for long; on a
+-- busy machine a job may be left that nobody holds, because others are just making the table longer.
+create or replace function offstage_private.leased_apart(of_id bigint, of_claim bigint, out at tid, out job offstage_private.job)
+language plpgsql strict set lock_timeout = '5ms' as $$
 declare
   found_job record;
 begin
-  perform set_config('lock_timeout', patience::text, true);
-  held := false;
   if (offstage_private.look_apart(of_id)).released_claim < of_claim then
     select * into found_job from offstage_private.job_apart(of_id);
     at := found_job.at;
     job := found_job.job;
   end if;
 exception when lock_not_available or deadlock_detected then
-  held := true;
+  return;
 end $$;
 
 -- unplace() for them: false if the job is running. Raises 40001 if it has begun to since their snapshot.

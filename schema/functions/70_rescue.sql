@@ -22,7 +22,6 @@ declare
   outcomes text[];  -- what history says: of the attempt, and of the job
   ending text;
   n integer := 0;
-  held integer := 0;
   ended_tasks integer[] := '{}';
   ended_queues integer[] := '{}';
   ended_outcomes text[] := '{}';
@@ -40,8 +39,7 @@ begin
     foreach i in array l.job_ids loop
       of_claim := of_claim + 1;
       if apart then
-        select * into found_job from offstage_private.leased_apart(i, l.claim, case when held < 10 then 100 else 5 end);
-        held := held + found_job.held::integer;
+        select * into found_job from offstage_private.leased_apart(i, l.claim);
       else
         select o.ctid as at, o as job into found_job from offstage_private.job o where o.id = i and o.released_claim < l.claim for update skip locked;
       end if;
@@ -160,13 +158,13 @@ end $$;
 create or replace function offstage_private.kill_worker(of_id integer) returns offstage_private.worker
 language plpgsql strict as $$
 declare
-  found_at tid;
   w offstage_private.worker;
 begin
-  insert into offstage_private.worker as o (id, host, pid, version, slots, tasks, started_at, beat_at, period)  -- it is not read: see 00_apart.sql
-  overriding system value values (of_id, '', 0, '', 0, '{}', '-infinity', now(), '0')
-  on conflict (id) do update set dead_at = coalesce(o.dead_at, offstage_private.clock()) returning o.ctid into found_at;
-  select o.* into w from offstage_private.worker o where o.ctid = found_at for update;
+  -- It is not read: see 00_apart.sql. To name the id locks the row against key share, too: claims could lock the row that there was, and would wait for the new one, in
+  -- spite of skip locked.
+  insert into offstage_private.worker as o (id, host, pid, version, slots, tasks, started_at, beat_at, period)
+  values (of_id, '', 0, '', 0, '{}', '-infinity', now(), '0')
+  on conflict (id) do update set id = o.id, dead_at = coalesce(o.dead_at, offstage_private.clock()) returning o.* into w;
   if w.started_at = '-infinity' then
     raise exception using errcode = 'OS000';  -- undoes it
   end if;
