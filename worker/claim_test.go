@@ -2,6 +2,7 @@ package worker_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -161,6 +162,30 @@ func TestOrderOfParts(t *testing.T) {
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("order was %v, expected %v", got, want)
+	}
+}
+
+// Who takes json.RawMessage gets the payload as it was added, each job its own.
+func TestRawPayloads(t *testing.T) {
+	s := newStage(t)
+	want := map[int64]string{}
+	for i := range 50 {
+		payload := fmt.Sprintf(`{"n":  [%d, "ä"]}`, i)
+		want[s.add("a", json.RawMessage(payload))] = payload
+	}
+	got := map[int64]json.RawMessage{}
+	w := s.worker(worker.Config{Jobs: 1})
+	worker.Handle(w, "a", func(ctx context.Context, job *worker.Job[json.RawMessage]) (none, error) {
+		got[job.ID] = job.Payload
+		return none{}, nil
+	})
+	if err := w.RunOnce(s.ctx()); err != nil {
+		t.Fatal(err)
+	}
+	for id, payload := range want {
+		if string(got[id]) != payload {
+			t.Errorf("job %d got %s, expected %s", id, got[id], payload)
+		}
 	}
 }
 

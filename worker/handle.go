@@ -90,9 +90,9 @@ func Timeout(d time.Duration) Option { return func(m map[string]any) { m["timeou
 func Keep(what string) Option { return func(m map[string]any) { m["keep"] = what } }
 
 // Handle registers a handler for a task. The payload is decoded into T, or given as it is where T is json.RawMessage, which saves
-// most of the worker's time where payloads are large; the result R is stored as JSON. A handler without a result returns struct{}. A payload that does not fit T fails the attempt. To settle otherwise than by success or
-// retry, return offstage.Cancel, Fail, Snooze or RetryIn. The handler must stop when ctx ends. A result larger than MaxResult
-// fails the job for good.
+// most of the worker's time where payloads are large. The result R is stored as JSON; a handler without a result returns struct{}. A
+// payload that does not fit T fails the attempt. To settle otherwise than by success or retry, return offstage.Cancel, Fail, Snooze
+// or RetryIn. The handler must stop when ctx ends. A result larger than MaxResult fails the job for good.
 //
 // Handle panics when the task has a handler already, or the worker runs.
 func Handle[T, R any](w *Worker, task string, handler func(context.Context, *Job[T]) (R, error), options ...Option) {
