@@ -12,7 +12,7 @@ import (
 // ugly are the scenarios of ./dev bench backlogs, in the order they run.
 var ugly = []scenarioMaker{
 	{name: "future", make: inFuture}, {name: "parked", make: parked}, {name: "parking", make: parking}, {name: "queues", make: queues},
-	{name: "unknown", make: unknown}, {name: "failed", make: failed}, {name: "priorities", make: priorities}, {name: "snapshot", make: snapshot},
+	{name: "unknown", make: unknown}, {name: "failed", make: failed}, {name: "priorities", make: priorities}, {name: "tasks", make: manyTasks}, {name: "snapshot", make: snapshot},
 	{name: "payload-1k", make: payload1K}, {name: "payload-100k", make: payload100K}, {name: "retries", make: retries}, {name: "mix", make: mix},
 	{name: "memory", make: memory}, {name: "steady", make: steady},
 }

@@ -121,7 +121,7 @@ func (offstageLibrary) worker(c *child, handled func(id int64, p payload)) (func
 
 var errUgly = errors.New("this one fails")
 
-// uglyWorker is one of whose jobs some fail at first, or whose payloads are not decoded. Another task of it does nothing.
+// uglyWorker is one of whose jobs some fail at first, or whose payloads are not decoded, or that has many tasks. Another task of it does nothing.
 func uglyWorker(c *child, handled func(id int64, p payload)) (func(ctx context.Context) error, error) {
 	w, err := plainWorker(c)
 	if err != nil {
@@ -132,6 +132,15 @@ func uglyWorker(c *child, handled func(id int64, p payload)) (func(ctx context.C
 			handled(job.ID, payload{})
 			return struct{}{}, nil
 		})
+		return w.Run, nil
+	}
+	for i := range c.config.Many {
+		worker.Handle(w, fmt.Sprint(c.config.Task, " ", i), func(_ context.Context, job *worker.Job[payload]) (struct{}, error) {
+			handled(job.ID, job.Payload)
+			return struct{}{}, nil
+		})
+	}
+	if c.config.Many > 0 {
 		return w.Run, nil
 	}
 	worker.Handle(w, c.config.Task, func(_ context.Context, job *worker.Job[payload]) (struct{}, error) {

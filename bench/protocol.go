@@ -33,6 +33,7 @@ type agentConfig struct {
 	Fail int    `json:"fail,omitempty"` // ugly: every so manieth job fails at its first attempt
 	Raw  bool   `json:"raw,omitempty"`  // ugly: the handler does not decode payloads
 	Also string `json:"also,omitempty"` // ugly: another task; beside, holder: the only one
+	Many int    `json:"many,omitempty"` // ugly: so many tasks, in place of the one
 
 	JavaScript bool `json:"javascript,omitempty"` // worker, ours: the task is one in JavaScript
 	Slots      int  `json:"slots,omitempty"`      // worker, ours: jobs at a time; 0: the default

@@ -56,6 +56,17 @@ func priorities(o options, f field) scenario {
 		shape{title: "twenty priorities", goal: unharmed, jobs: like{priority: "id % 20"}})
 }
 
+func manyTasks(o options, f field) scenario {
+	const n = 20
+	return against(o, f, "tasks", fmt.Sprintf("%d jobs of %d tasks in turn", o.jobs, n), o.jobs,
+		shape{title: "twenty tasks", goal: unharmed, oursOnly: true, jobs: like{tasks: n}, config: agentConfig{Role: "ugly", Many: n},
+			before: func(ctx context.Context, b *block) (func(), error) {
+				_, err := b.conn.Exec(ctx, `select offstage.configure_task($1 || ' ' || i, json_build_object('keep', $3::text)) from generate_series(0, $2::int - 1) i`,
+					task, n, b.options.keep)
+				return nil, err
+			}})
+}
+
 // inQueue is how many jobs a queue of queues has.
 const inQueue = 20
 
