@@ -3,6 +3,7 @@ package schema_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"testing"
 	"time"
 
@@ -88,6 +89,49 @@ func (f filling) add(t testing.TB, db pgtest.Querier, n int) {
 		f.in = "0"
 	}
 	pgtest.Do(t, db, fill, f.task, f.in, f.lane, f.queue, f.priority, f.failed, n)
+}
+
+// TestBacklogsOfManyTasks: a claim does not read of each task as many tickets as it wants of all.
+func TestBacklogsOfManyTasks(t *testing.T) {
+	t.Parallel()
+	const want, each = 200, 500
+	conn := pgtest.New(t).Conn(t)
+	names := make([]string, 40)
+	for i := range names {
+		names[i] = fmt.Sprint("task ", i)
+	}
+	id, tasks := worker(t, conn, names...)
+	for _, name := range names {
+		filling{task: name}.add(t, conn, each)
+	}
+	for _, one := range []struct {
+		what string
+		add  func()
+		most int
+	}{
+		{"as many of each", func() {}, 20 * want},
+		{"most of one", func() { filling{task: names[7], in: "-1 s"}.add(t, conn, each) }, 20 * want},
+	} {
+		one.add()
+		tx, err := conn.Begin(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer tx.Rollback(context.WithoutCancel(t.Context()))
+		const read = "select idx_tup_fetch from pg_stat_xact_user_tables where schemaname = 'offstage_private' and relname = 'ticket'"
+		before := one64(t, tx, read)
+		if n := one64(t, tx, "select count(*) from ("+claimCall+") c where kind = 'job'", marks{}.args(id, want, tasks)...); n != want {
+			t.Errorf("%s: a claim got %d jobs, want %d", one.what, n, want)
+		}
+		n := one64(t, tx, read) - before
+		t.Logf("%s: read %d tickets", one.what, n)
+		if n > int64(one.most) {
+			t.Errorf("%s: a claim of %d jobs of %d tasks read %d tickets, more than %d", one.what, want, len(tasks), n, one.most)
+		}
+		if err := tx.Rollback(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // TestBacklog: what cannot run costs a claim nothing (invariant 5). Before each kind there are the others.

@@ -23,7 +23,11 @@ func TestClaimOrder(t *testing.T) {
 		seed = rand.Uint64()
 	}
 	t.Logf("-order.seed %d", seed)
-	r := rand.New(rand.NewPCG(seed, 0))
+	t.Run("each with its ticket", func(t *testing.T) { claimOrder(t, rand.New(rand.NewPCG(seed, 0)), false) })
+	t.Run("some share tickets", func(t *testing.T) { claimOrder(t, rand.New(rand.NewPCG(seed, 0)), true) })
+}
+
+func claimOrder(t *testing.T, r *rand.Rand, share bool) {
 	conn := pgtest.New(t).Conn(t)
 	worker, tasks := worker(t, conn, "a", "b", "c")
 	began := time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)
@@ -45,13 +49,18 @@ func TestClaimOrder(t *testing.T) {
 	marked := map[place]ticket{} // as a worker keeps them
 	for range 60 {
 		if r.IntN(3) == 0 {
-			for range r.IntN(120) {
+			names, flags := []string{"a", "b", "c"}, 4
+			most := 120
+			if r.IntN(2) == 0 { // in one lane, of which there are more then than claims read of each at first
+				names, flags, most = []string{pick(r, names)}, 1, 300
+			}
+			for range r.IntN(most) {
 				j := ticket{priority: int16(r.IntN(5) - 2), runAt: began.Add(time.Duration(r.IntN(20)) * time.Second)}
 				j.id = one64(t, conn, `select id from offstage.add_job($1, priority => $2, run_at => $3, flags => case $4::integer when 0 then null else array[concat('f', $4::integer)] end)`,
-					pick(r, []string{"a", "b", "c"}), j.priority, j.runAt, r.IntN(4))
+					pick(r, names), j.priority, j.runAt, r.IntN(flags))
 				waiting = append(waiting, j)
 			}
-			for range r.IntN(4) { // some that share tickets
+			for n := r.IntN(4); share && n > 0; n-- {
 				var jobs []ticket
 				var names []string
 				var priorities []int16
@@ -72,7 +81,7 @@ func TestClaimOrder(t *testing.T) {
 			slices.SortFunc(waiting, order)
 			clear(marked) // what the wake is for
 		}
-		want := 1 + r.IntN(30)
+		want := 1 + r.IntN(pick(r, []int{5, 30, 120}))
 		var m marks
 		for p, j := range marked {
 			m.lanes, m.priorities = append(m.lanes, p.lane), append(m.priorities, p.priority)

@@ -102,6 +102,16 @@ declare
   rounds integer := 0;
   seen integer;          -- tickets that this round got
   again boolean := false;
+  range_lanes integer[];  -- what it looks through, see there
+  range_priorities smallint[];
+  range_run_ats timestamptz[];
+  range_job_ids bigint[];
+  range_untils integer[];
+  depths integer[];       -- how many it reads of each; null: as many as it looks at
+  horizon_priority smallint;  -- behind this it does not look, if it is there
+  horizon_run_at timestamptz;
+  horizon_id bigint;
+  short boolean;          -- there may be more behind that
   further boolean;       -- look at more tickets
   lease bigint;
   taken bigint[] := '{}';  -- jobs that this round took, by id
@@ -159,28 +169,41 @@ begin
     handed := nullif(current_setting('offstage.handed', true), '')::json;
   end if;
 
-  -- Tickets that jobs share are looked through a few at a time: nobody knows before how many there are to be.
-  shared := exists (
-    with start as (
-      select l as lane_id, (-32768)::smallint as priority, timestamptz '-infinity' as run_at, -1::bigint as job_id from unnest(lanes) l
-      union all
-      select k.* from unnest(mark_lanes, mark_priorities, mark_run_ats, mark_job_ids) k (lane_id, priority, run_at, job_id) where k.lane_id = any (lanes)
-    ), range as (
-      select s.*, coalesce(lead(s.priority) over (partition by s.lane_id order by s.priority, s.run_at, s.job_id), 32768) as until from start s
-    )
-    select from range r cross join lateral (
-      select from offstage_private.ticket t
-      where t.lane_id = r.lane_id and (t.priority, t.run_at, t.job_id) > (r.priority, r.run_at, r.job_id) and t.priority < r.until and t.jobs > 1
-      order by t.lane_id, t.priority, t.run_at, t.job_id limit 1) t);
-
   while room > 0 and cardinality(lanes) > 0 loop
     if rounds = 10 then
       again := true;
       exit;
     end if;
     rounds := rounds + 1;
+
+    -- The ranges to look through: each lane as far as its first mark, and from each mark as far as the next one, which has another priority.
+    n := cardinality(lanes);
+    if mark_lanes is null then
+      range_lanes := lanes; range_priorities := array_fill((-32768)::smallint, array[n]); range_run_ats := array_fill(timestamptz '-infinity', array[n]);
+      range_job_ids := array_fill(-1::bigint, array[n]); range_untils := array_fill(32768, array[n]);
+    else
+      select array_agg(r.lane_id), array_agg(r.priority), array_agg(r.run_at), array_agg(r.job_id), array_agg(r.until)
+      into range_lanes, range_priorities, range_run_ats, range_job_ids, range_untils
+      from (
+        select s.*, coalesce(lead(s.priority) over (partition by s.lane_id order by s.priority, s.run_at, s.job_id), 32768) as until
+        from (
+          select l as lane_id, (-32768)::smallint as priority, timestamptz '-infinity' as run_at, -1::bigint as job_id from unnest(lanes) l
+          union all
+          select k.* from unnest(mark_lanes, mark_priorities, mark_run_ats, mark_job_ids) k (lane_id, priority, run_at, job_id) where k.lane_id = any (lanes)) s
+      ) r;
+    end if;
+    if rounds = 1 then
+      -- Tickets that jobs share are looked through a few at a time: nobody knows before how many there are to be.
+      shared := exists (
+        select from unnest(range_lanes, range_priorities, range_run_ats, range_job_ids, range_untils) r (lane_id, priority, run_at, job_id, until) cross join lateral (
+          select from offstage_private.ticket t
+          where t.lane_id = r.lane_id and (t.priority, t.run_at, t.job_id) > (r.priority, r.run_at, r.job_id) and t.priority < r.until and t.jobs > 1
+          order by t.lane_id, t.priority, t.run_at, t.job_id limit 1) t);
+    end if;
+
     cut := false;
     skipped := false;
+    short := false;
     if parked.lane_id is not null and not aside then
       -- Of a long queue, up to a thousand are parked at a time, however few jobs are wanted, or it would hold up for long what stands
       -- behind it. As far as one ticket follows the other whose queue is full: which stays so while the queue is locked.
@@ -219,12 +242,7 @@ begin
       into taken, ctids, places, in_queues, seen, looked
       from (
         select t.* from (
-          select s.*, coalesce(lead(s.priority) over (order by s.priority, s.run_at, s.job_id), 32768) as until from (
-            select (-32768)::smallint as priority, timestamptz '-infinity' as run_at, -1::bigint as job_id
-            union all
-            select k.priority, k.run_at, k.job_id from unnest(mark_lanes, mark_priorities, mark_run_ats, mark_job_ids) k (lane_id, priority, run_at, job_id)
-            where k.lane_id = lane) s
-          order by s.priority, s.run_at, s.job_id) r
+          select r.* from unnest(range_priorities, range_run_ats, range_job_ids, range_untils) r (priority, run_at, job_id, until) order by r.priority, r.run_at, r.job_id) r
         cross join lateral (
           select t.ctid as place, t.job_id, t.job_ctid, t.queue_id from offstage_private.ticket t
           where t.lane_id = lane and (t.priority, t.run_at, t.job_id) > (r.priority, r.run_at, r.job_id) and t.priority < r.until and t.jobs = 1
@@ -233,65 +251,98 @@ begin
       ) t;
       turned := null;
     elsif mark_lanes is null and turns is null and not shared then
-      -- Several, everything: the tickets of each lane, merged, then locked.
-      look_at := room * 2 + 50;
+      -- Several, everything, of which there is mostly little when a worker has been woken: the tickets of all lanes, merged, then locked.
       with look as materialized (
         select t.* from unnest(lanes) l (lane_id) cross join lateral (
           select t.ctid as place, t.priority, t.run_at, t.job_id, t.job_ctid, t.queue_id from offstage_private.ticket t
-          where t.lane_id = l.lane_id and t.jobs = 1 order by t.lane_id, t.priority, t.run_at, t.job_id limit look_at) t
-        order by t.priority, t.run_at, t.job_id limit look_at
+          where t.lane_id = l.lane_id and t.jobs = 1 order by t.lane_id, t.priority, t.run_at, t.job_id limit 20) t
+        order by t.priority, t.run_at, t.job_id limit 20
       ), got as materialized (
         select l.* from look l join offstage_private.ticket t on t.ctid = l.place
-        order by l.priority, l.run_at, l.job_id limit room for update of t skip locked
+        order by l.priority, l.run_at, l.job_id limit case when (select count(*) from look) < 20 then room else 0 end for update of t skip locked
       )
       select array_agg(t.job_id order by t.job_id), array_agg(t.job_ctid), array_agg(t.place), count(t.queue_id), count(*), (select count(*) from look)
       into taken, ctids, places, in_queues, seen, looked from got t;
-      turned := null;
+      turned := null; look_at := 20;
+      if looked = 20 then  -- there is more: as with marks, of which there are none
+        mark_lanes := '{}';
+        rounds := 0;
+        continue;
+      end if;
     else
-      -- Several, with marks: the tickets of each range between them, those handed on, and the jobs that need none, merged; then
-      -- locked.
+      -- Several: the tickets of each range between marks, those handed on, and the jobs that need none, merged; then locked.
       cut := shared;
       look_at := case when shared then least((16 + room / 16) << (rounds - 1), room * 2 + 50) else room * 2 + 50 end;
-      with mark as (
-        select * from unnest(mark_lanes, mark_priorities, mark_run_ats, mark_job_ids) k (lane_id, priority, run_at, job_id)
-      ), start as (
-        select l as lane_id, (-32768)::smallint as priority, timestamptz '-infinity' as run_at, -1::bigint as job_id from unnest(lanes) l
-        union all
-        select k.* from mark k where k.lane_id = any (lanes)
-      ), range as (
-        select s.*, coalesce(lead(s.priority) over (partition by s.lane_id order by s.priority, s.run_at, s.job_id), 32768) as until from start s
-      ), look as materialized (
-        select * from (
-          select t.place, t.run_at, coalesce(t.left_ids[1], t.job_id), t.lane_id, t.queue_id, t.priority, t.job_ctid, coalesce(cardinality(t.left_ids), t.jobs), false
-          from range r cross join lateral (
-            select t.ctid as place, t.*,
-              case when t.jobs > 1 and exists (select from offstage_private.stub s where s.lane_id = t.lane_id and s.ticket = t.job_id) then array(
-                select i from unnest(t.job_ids) i  -- where the first of these stands, that a job that comes back goes before
-                where not exists (select from offstage_private.stub s where s.lane_id = t.lane_id and s.ticket = t.job_id and s.job_id = i) order by 1) end as left_ids
-            from offstage_private.ticket t
-            where t.lane_id = r.lane_id and (t.priority, t.run_at, t.job_id) > (r.priority, r.run_at, r.job_id)
-              and t.priority < r.until  -- of one column only: at a pair of them, index scans do not stop
-              and (shared or t.jobs = 1)
-            order by t.lane_id, t.priority, t.run_at, t.job_id limit look_at) t
-          union all
-          select t.place, t.run_at, t.job_id, t.lane_id, t.queue_id, t.priority, t.job_ctid, t.jobs, true
-          from json_to_recordset(handed) h (lane_id integer, priority smallint, run_at timestamptz, job_id bigint)
-          cross join lateral (  -- with a limit, or a plan made while there were no tickets reads the whole index
-            select t.ctid as place, t.* from offstage_private.ticket t
-            where t.lane_id = h.lane_id and t.priority = h.priority and t.run_at = h.run_at and t.job_id = h.job_id limit 1) t
-          where h.lane_id = any (lanes) and not exists (
-            select from range r where r.lane_id = h.lane_id and h.priority < r.until
-              and (h.priority, h.run_at, h.job_id) > (r.priority, r.run_at, r.job_id))
-          union all
-          select null, j.*, 1, false from unnest(turns) j
-        ) t (place, run_at, job_id, lane_id, queue_id, priority, job_ctid, jobs, turned)
-        order by t.priority, t.run_at, t.job_id limit look_at
+      -- How many to read of each range. As many as are looked at would be two thousand of each of many tasks; where that is much, so many as if all had the same number of them, and of the first
+      -- range all. It is looked at as far as the first range goes of which there may be more, the horizon. If that does not suffice, another round reads more, which does not look at what settle has
+      -- handed to this one. docs/adr/0020-many-tasks.md
+      depths := null; horizon_priority := null; horizon_run_at := null; horizon_id := null;
+      if look_at * cardinality(range_lanes) > 2000 and cardinality(range_lanes) > 2 and handed is null and turns is null then
+        with first as (
+          select r.*, t.job_id is null as empty, count(t.job_id) over () as n, row_number() over (order by t.priority, t.run_at, t.job_id) as nth
+          from unnest(range_lanes, range_priorities, range_run_ats, range_job_ids, range_untils) with ordinality r (lane_id, priority, run_at, job_id, until, i)
+          left join lateral (
+            select t.priority, t.run_at, t.job_id from offstage_private.ticket t
+            where t.lane_id = r.lane_id and (t.priority, t.run_at, t.job_id) > (r.priority, r.run_at, r.job_id) and t.priority < r.until and (shared or t.jobs = 1)
+            order by t.lane_id, t.priority, t.run_at, t.job_id limit 1) t on true
+        ), deep as materialized (
+          select f.*, case when f.empty then 0 else
+            least(look_at, (look_at / case when f.nth = 1 then 1 else f.n end + 16) << least(2 * (rounds - 1), 12)) end as depth
+          from first f
+        )
+        select array_agg(d.depth order by d.i),
+          (array_agg(t.priority order by t.priority, t.run_at, t.job_id))[1], (array_agg(t.run_at order by t.priority, t.run_at, t.job_id))[1],
+          (array_agg(t.job_id order by t.priority, t.run_at, t.job_id))[1]
+        into depths, horizon_priority, horizon_run_at, horizon_id
+        from deep d left join lateral (
+          select t.priority, t.run_at, t.job_id from offstage_private.ticket t
+          where t.lane_id = d.lane_id and (t.priority, t.run_at, t.job_id) > (d.priority, d.run_at, d.job_id) and t.priority < d.until and (shared or t.jobs = 1) and d.depth > 0
+          order by t.lane_id, t.priority, t.run_at, t.job_id offset greatest(d.depth, 1) - 1 limit 1) t on true;
+      end if;
+      with look as materialized (
+        select t.place, t.run_at, coalesce(t.left_ids[1], t.job_id) as job_id, t.job_id as first_id, t.lane_id, t.queue_id, t.priority, t.job_ctid,
+          coalesce(cardinality(t.left_ids), t.jobs) as jobs, t.turned
+        from (
+          -- Of a ticket that jobs have left, those that it has: the first is where it stands, and a job that comes back goes before it. Asked of few: each time it is a look in an index.
+          select t.*, case when t.jobs > 1 and exists (select from offstage_private.stub s where s.lane_id = t.lane_id and s.ticket = t.job_id) then array(
+            select i from unnest((select k.job_ids from offstage_private.ticket k where k.ctid = t.place)) i
+            where not exists (select from offstage_private.stub s where s.lane_id = t.lane_id and s.ticket = t.job_id and s.job_id = i) order by 1) end as left_ids
+          from (
+            select * from (
+              select t.place, t.run_at, t.job_id, t.lane_id, t.queue_id, t.priority, t.job_ctid, t.jobs, false
+              from unnest(range_lanes, range_priorities, range_run_ats, range_job_ids, range_untils, depths) r (lane_id, priority, run_at, job_id, until, depth) cross join lateral (
+                select t.ctid as place, t.* from offstage_private.ticket t
+                where t.lane_id = r.lane_id and (t.priority, t.run_at, t.job_id) > (r.priority, r.run_at, r.job_id)
+                  and t.priority < r.until  -- of one column only: at a pair of them, index scans do not stop
+                  and (shared or t.jobs = 1)
+                order by t.lane_id, t.priority, t.run_at, t.job_id limit coalesce(r.depth, look_at)) t
+              where ((t.priority, t.run_at, t.job_id) <= (horizon_priority, horizon_run_at, horizon_id)) is not false
+              union all
+              select t.place, t.run_at, t.job_id, t.lane_id, t.queue_id, t.priority, t.job_ctid, t.jobs, true
+              from json_to_recordset(handed) h (lane_id integer, priority smallint, run_at timestamptz, job_id bigint)
+              cross join lateral (  -- with a limit, or a plan made while there were no tickets reads the whole index
+                select t.ctid as place, t.* from offstage_private.ticket t
+                where t.lane_id = h.lane_id and t.priority = h.priority and t.run_at = h.run_at and t.job_id = h.job_id limit 1) t
+              where h.lane_id = any (lanes) and not exists (
+                select from unnest(range_lanes, range_priorities, range_run_ats, range_job_ids, range_untils) r (lane_id, priority, run_at, job_id, until)
+                where r.lane_id = h.lane_id and h.priority < r.until
+                  and (h.priority, h.run_at, h.job_id) > (r.priority, r.run_at, r.job_id))
+              union all
+              select null, j.*, 1, false from unnest(turns) j
+            ) t (place, run_at, job_id, lane_id, queue_id, priority, job_ctid, jobs, turned)
+            order by t.priority, t.run_at, t.job_id limit look_at) t
+          offset 0) t  -- offset: or each use of left_ids would work it out
       ), enough (n) as materialized (
-        select case when shared then
-          (select count(*) from (select sum(l.jobs) over (order by l.priority, l.run_at, l.job_id) - l.jobs as before from look l) l where l.before < room) else room end
+        -- Not beyond where the look ends: there may be some that stand before one that jobs have left.
+        select case when shared then (
+          select greatest(count(*), 1)
+          from (select l.*, sum(l.jobs) over (order by l.priority, l.run_at, l.job_id) - l.jobs as before from look l) l
+          where l.before < room and ((l.priority, l.run_at, l.job_id) <= (
+            select e.priority, e.run_at, e.first_id from look e order by 1 desc, 2 desc, 3 desc limit 1)
+            or (select count(*) from look) < look_at and horizon_id is null)) else room end
       ), got as materialized (
-        select l.* from look l join offstage_private.ticket t on t.ctid = l.place
-        order by l.priority, l.run_at, l.job_id limit (select n from enough) for update of t skip locked
+        select l.* from (select * from look order by priority, run_at, job_id offset 0) l join offstage_private.ticket t on t.ctid = l.place
+        limit (select n from enough) for update of t skip locked
       ), first as (
         select * from got
         union all
@@ -303,8 +354,9 @@ begin
         -- One that somebody was just making smaller may be locked by now, though it is not what was looked at any more.
         (select count(*) from got) > count(t.place) or exists (
           select from look l where shared and l.jobs > 1 and l.place <> all (array(select g.place from got g))
-            and ((l.priority, l.run_at, l.job_id) < (select g.priority, g.run_at, g.job_id from got g order by 1 desc, 2 desc, 3 desc limit 1)) is not false)
-      into taken, ctids, places, in_queues, seen, looked, turned, turn_ids, skipped from first t;
+            and ((l.priority, l.run_at, l.job_id) < (select g.priority, g.run_at, g.job_id from got g order by 1 desc, 2 desc, 3 desc limit 1)) is not false),
+        horizon_id is not null and (select count(*) from look) < look_at
+      into taken, ctids, places, in_queues, seen, looked, turned, turn_ids, skipped, short from first t;
       handed := null;
     end if;
     got_n := seen;
@@ -386,7 +438,7 @@ begin
     end if;
     delete from offstage_private.ticket t where t.ctid = any (places);  -- a statement of its own: with returning it takes twice as long
     again := looked >= look_at and seen < room;  -- the rest is locked; behind it there may be more
-    further := cut and seen < room and (got_n > 0 and looked > got_n or again and look_at < room * 2 + 50);
+    further := seen < room and (short or cut and (got_n > 0 and looked > got_n or again and look_at < room * 2 + 50));
     again := again and not further;
     if seen = 0 then
       continue when further;
