@@ -434,3 +434,26 @@ func TestRights(t *testing.T) {
 	pgtest.Do(t, conn, "select * from offstage.settle($1, '{1025}', '{1}')", id)
 	pgtest.Do(t, conn, "select offstage.tidy(), offstage.promote(), offstage.rescue($1), offstage.heartbeat($1)", id)
 }
+
+// TestCompression: large payloads and results are compressed as the server can do it fastest, in the partitions of new days, too.
+func TestCompression(t *testing.T) {
+	t.Parallel()
+	conn := pgtest.New(t).Conn(t)
+	want := "pglz"
+	if pgtest.One[bool](t, conn, "select 'lz4' = any (enumvals) from pg_settings where name = 'default_toast_compression'") {
+		want = "lz4"
+	}
+	pgtest.Do(t, conn, "select offstage.tidy()")
+	worker, tasks := worker(t, conn, "a")
+	job := one64(t, conn, `select id from offstage.add_job('a', (select json_agg(json_build_object('n', n, 'colour', 'red')) from generate_series(1, 2000) n))`)
+	if got := pgtest.One[string](t, conn, "select pg_column_compression(payload) from offstage_private.job"); got != want {
+		t.Errorf("a payload is compressed by %s, want %s", got, want)
+	}
+	claim := one64(t, conn, "select claim from offstage.claim($1, 1, $2)", worker, tasks)
+	pgtest.Do(t, conn, `select offstage.settle($1, array[$2]::bigint[], array[$3]::bigint[], (select array[json_agg(json_build_object('n', n, 'colour', 'blue'))] from generate_series(1, 2000) n))`, worker, claim, job)
+	for _, column := range []string{"payload", "result"} {
+		if got := pgtest.One[string](t, conn, "select pg_column_compression("+column+") from offstage_private.history where tableoid <> 'offstage_private.history_rest'::regclass"); got != want {
+			t.Errorf("a %s in history is compressed by %s, want %s", column, got, want)
+		}
+	}
+}

@@ -241,7 +241,7 @@ begin
     begin
       -- A writer who knows the partitions that there were would be refused by the rest (23514).
       execute format('lock table offstage_private.%I in share row exclusive mode', of_table);
-      execute format('create table offstage_private.%I (like offstage_private.%I including defaults including indexes)', part, of_table);
+      execute format('create table offstage_private.%I (like offstage_private.%I including defaults including indexes including compression)', part, of_table);
       execute format('alter table offstage_private.%I attach partition offstage_private.%I for values from (%L) to (%L)',
         of_table, part, begins, ends);
     exception when lock_not_available or check_violation then
