@@ -137,8 +137,9 @@ end $$;
 
 -- Whether the job has a ticket, or shares one: see unshare().
 create or replace function offstage_private.has_ticket(j offstage_private.job) returns boolean
-language sql stable as $$
-  select exists (
+language plpgsql stable set enable_seqscan = off as $$
+begin
+  return exists (
     select from offstage_private.ticket p
     where p.lane_id = j.lane_id and p.priority = j.priority and p.run_at = j.run_at and p.job_id = j.id and p.jobs = 1)
   or coalesce((
@@ -146,8 +147,8 @@ language sql stable as $$
       select from offstage_private.stub s where s.lane_id = p.lane_id and s.ticket = p.job_id and s.job_id = j.id)
     from offstage_private.ticket p
     where p.lane_id = j.lane_id and p.priority = j.priority and p.run_at = j.run_at and p.job_id <= j.id and p.job_id > j.id - 1024 and p.jobs > 1
-    order by p.lane_id desc, p.priority desc, p.run_at desc, p.job_id desc limit 1), false)
-$$;
+    order by p.lane_id desc, p.priority desc, p.run_at desc, p.job_id desc limit 1), false);
+end $$;
 
 -- Takes a job out of the ticket that it shares with others; false when it shares none. That is the last shared one that does not begin behind it: two shared tickets
 -- of a lane, priority and run_at never overlap, and the ids of none are further apart than 1023. The ticket stays as it is, and the job leaves a stub: so callers do not wait for
