@@ -29,13 +29,11 @@ type cost struct {
 	took        time.Duration
 }
 
-// TestWhatLookingCosts: OFFSTAGE_TEST_COST jobs that do nothing are worked through, in turns with nobody looking and with 20 requests a
-// second to the API and four pages open. It says how much more time the worker's statements take, and how much the pages' take.
-func TestWhatLookingCosts(t *testing.T) {
-	if os.Getenv("OFFSTAGE_TEST_COST") == "" {
-		t.Skip("OFFSTAGE_TEST_COST is how many jobs a round has: 200000 takes about a minute")
-	}
-	jobs := numberFrom(t, "OFFSTAGE_TEST_COST", 0)
+// BenchmarkWhatLookingCosts, with -benchtime 1x: OFFSTAGE_TEST_COST jobs that do nothing, 200,000 if it is not set, are worked through, in
+// turns with nobody looking and with 20 requests a second to the API and four pages open. It says how much more time the worker's statements
+// take, and how much the pages' take. (By printing: what a benchmark logs is cut off.)
+func BenchmarkWhatLookingCosts(t *testing.B) {
+	jobs := numberFrom(t, "OFFSTAGE_TEST_COST", 200_000)
 	db := pgtest.New(t, pgtest.On(pgtest.Server(t, map[string]string{"shared_preload_libraries": "pg_stat_statements", "max_wal_size": "4GB"})))
 	super := db.SuperPool(t)
 	pgtest.Do(t, super, `create extension pg_stat_statements schema public`)
@@ -67,7 +65,7 @@ func TestWhatLookingCosts(t *testing.T) {
 			all = append(all, of(i))
 		}
 		slices.Sort(all)
-		t.Logf("%s: %.3f (%.3f–%.3f)", what, all[rounds/2], all[0], all[rounds-1])
+		fmt.Printf("%s: %.3f (%.3f–%.3f)\n", what, all[rounds/2], all[0], all[rounds-1])
 	}
 	n := float64(jobs)
 	report("the worker's statements, alone, µs a job", func(i int) float64 { return alone[i].worker * 1000 / n })
@@ -80,11 +78,11 @@ func TestWhatLookingCosts(t *testing.T) {
 	report("ratio of the two in a round", func(i int) float64 { return alone[i].took.Seconds() / watched[i].took.Seconds() })
 	report("requests a second", func(i int) float64 { return float64(watched[i].requests) / watched[i].took.Seconds() })
 	load, _ := os.ReadFile("/proc/loadavg")
-	t.Logf("load %s", load)
+	fmt.Printf("load %s", load)
 }
 
 // spend works through so many jobs. The worker is a superuser, which tells its statements from the pages'.
-func spend(t *testing.T, db *pgtest.DB, super *pgxpool.Pool, web *httptest.Server, jobs int, look bool) (c cost) {
+func spend(t testing.TB, db *pgtest.DB, super *pgxpool.Pool, web *httptest.Server, jobs int, look bool) (c cost) {
 	t.Helper()
 	pgtest.Do(t, super, `truncate offstage_private.history, offstage_private.statistic_raw`)
 	const chunk = 50_000
@@ -144,7 +142,7 @@ func spend(t *testing.T, db *pgtest.DB, super *pgxpool.Pool, web *httptest.Serve
 		var ms float64
 		var query string
 		if _, err := pgx.ForEachRow(rows, []any{&calls, &ms, &query}, func() error {
-			t.Logf("    %6.1f ms a second, %5.2f ms a call: %s", ms/c.took.Seconds(), ms/float64(calls), query)
+			fmt.Printf("    %6.1f ms a second, %5.2f ms a call: %s\n", ms/c.took.Seconds(), ms/float64(calls), query)
 			return nil
 		}); err != nil {
 			t.Fatal(err)
@@ -154,7 +152,7 @@ func spend(t *testing.T, db *pgtest.DB, super *pgxpool.Pool, web *httptest.Serve
 }
 
 // watch has four pages open, as a browser has, and asks the API 20 times a second, until ctx ends.
-func watch(ctx context.Context, t *testing.T, all *sync.WaitGroup, web *httptest.Server, requests *atomic.Int64) {
+func watch(ctx context.Context, t testing.TB, all *sync.WaitGroup, web *httptest.Server, requests *atomic.Int64) {
 	get := func(path, accept string) {
 		r, err := http.NewRequestWithContext(ctx, "GET", web.URL+path, nil)
 		if err != nil {

@@ -23,7 +23,7 @@ import (
 )
 
 // numberFrom is a number from the environment.
-func numberFrom(t *testing.T, name string, otherwise int) int {
+func numberFrom(t testing.TB, name string, otherwise int) int {
 	t.Helper()
 	text := os.Getenv(name)
 	if text == "" {
