@@ -134,22 +134,22 @@ func uglyWorker(c *child, handled func(id int64, p payload)) (func(ctx context.C
 		})
 		return w.Run, nil
 	}
-	for i := range c.config.Many {
-		worker.Handle(w, fmt.Sprint(c.config.Task, " ", i), func(_ context.Context, job *worker.Job[payload]) (struct{}, error) {
+	names := []string{c.config.Task}
+	if c.config.Many > 0 {
+		names = nil
+		for i := range c.config.Many {
+			names = append(names, fmt.Sprint(c.config.Task, " ", i))
+		}
+	}
+	for _, name := range names {
+		worker.Handle(w, name, func(_ context.Context, job *worker.Job[payload]) (struct{}, error) {
+			if c.config.Fail > 0 && job.Attempt == 1 && job.Payload.ID%c.config.Fail == 0 {
+				return struct{}{}, errUgly
+			}
 			handled(job.ID, job.Payload)
 			return struct{}{}, nil
 		})
 	}
-	if c.config.Many > 0 {
-		return w.Run, nil
-	}
-	worker.Handle(w, c.config.Task, func(_ context.Context, job *worker.Job[payload]) (struct{}, error) {
-		if c.config.Fail > 0 && job.Attempt == 1 && job.Payload.ID%c.config.Fail == 0 {
-			return struct{}{}, errUgly
-		}
-		handled(job.ID, job.Payload)
-		return struct{}{}, nil
-	})
 	if c.config.Also != "" {
 		worker.Handle(w, c.config.Also, func(context.Context, *worker.Job[payload]) (struct{}, error) { return struct{}{}, nil })
 	}

@@ -166,7 +166,7 @@ func others(ctx context.Context, b *block, who string) (sample, error) {
 			return nil, err
 		}
 		b.standing += n
-		if err := b.fillLike(ctx, n, like{task: behind, queue: "'" + busy + "'"}); err != nil {
+		if err := b.fillLike(ctx, n, like{task: "'" + behind + "'", queue: "'" + busy + "'"}); err != nil {
 			return nil, err
 		}
 	}

@@ -26,7 +26,7 @@ func inFuture(o options, f field) scenario {
 
 func unknown(o options, f field) scenario {
 	return against(o, f, "unknown", fmt.Sprintf("%d jobs, behind %d of a task that the worker does not know", o.jobs, o.backlog), o.jobs,
-		shape{title: "many of an unknown task", goal: unharmed, before: filled(o.backlog, like{task: "unknown"})})
+		shape{title: "many of an unknown task", goal: unharmed, before: filled(o.backlog, like{task: "'unknown'"})})
 }
 
 func failed(o options, f field) scenario {
@@ -59,7 +59,7 @@ func priorities(o options, f field) scenario {
 func manyTasks(o options, f field) scenario {
 	const n = 20
 	return against(o, f, "tasks", fmt.Sprintf("%d jobs of %d tasks in turn", o.jobs, n), o.jobs,
-		shape{title: "twenty tasks", goal: unharmed, oursOnly: true, jobs: like{tasks: n}, config: agentConfig{Role: "ugly", Many: n},
+		shape{title: "twenty tasks", goal: unharmed, oursOnly: true, jobs: like{task: fmt.Sprintf("'%s ' || id %% %d", task, n)}, config: agentConfig{Role: "ugly", Many: n},
 			before: func(ctx context.Context, b *block) (func(), error) {
 				_, err := b.conn.Exec(ctx, `select offstage.configure_task($1 || ' ' || i, json_build_object('keep', $3::text)) from generate_series(0, $2::int - 1) i`,
 					task, n, b.options.keep)

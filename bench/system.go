@@ -50,7 +50,6 @@ func fillBySQL(ctx context.Context, b *block, n, wait int) error {
 // like is what jobs look like, in SQL; id counts from 1.
 type like struct {
 	task     string // default: the one task
-	tasks    int    // so many tasks in turn; default: one
 	payload  string // default: {"id": …}
 	queue    string // this and what follows: default null
 	runAt    string
@@ -62,12 +61,12 @@ type like struct {
 // fillLike adds n jobs that look like that, in the same way in both systems that offer add_jobs.
 func (b *block) fillLike(ctx context.Context, n int, l like) error {
 	sql := fmt.Sprintf(`select count(*) from %[1]s.add_jobs(array(
-		select row(case when %[7]d = 0 then $1 else $1 || ' ' || id %% greatest(%[7]d, 1) end, %[2]s, %[3]s, %[4]s, %[5]s, null, %[6]s, null)::%[1]s.job_spec
-		from generate_series($2::int, $3::int) as id))`, b.system.schema(), cmp.Or(l.payload, "json_build_object('id', id)"),
-		cmp.Or(l.queue, "null"), cmp.Or(l.runAt, "null"), cmp.Or(l.attempts, "null"), cmp.Or(l.priority, "null"), l.tasks)
+		select row(%[7]s, %[2]s, %[3]s, %[4]s, %[5]s, null, %[6]s, null)::%[1]s.job_spec
+		from generate_series($1::int, $2::int) as id))`, b.system.schema(), cmp.Or(l.payload, "json_build_object('id', id)"),
+		cmp.Or(l.queue, "null"), cmp.Or(l.runAt, "null"), cmp.Or(l.attempts, "null"), cmp.Or(l.priority, "null"), cmp.Or(l.task, "'"+task+"'"))
 	chunk := cmp.Or(l.chunk, 10_000)
 	for from := 1; from <= n; from += chunk {
-		if _, err := b.conn.Exec(ctx, sql, cmp.Or(l.task, task), from, min(from+chunk-1, n)); err != nil {
+		if _, err := b.conn.Exec(ctx, sql, from, min(from+chunk-1, n)); err != nil {
 			return fmt.Errorf("fill: %w", err)
 		}
 	}
