@@ -278,17 +278,14 @@ begin
       -- handed to this one. docs/adr/0020-many-tasks.md
       depths := null; horizon_priority := null; horizon_run_at := null; horizon_id := null;
       if look_at * cardinality(range_lanes) > 2000 and cardinality(range_lanes) > 2 and handed is null and turns is null then
-        with first as (
-          select r.*, t.job_id is null as empty, count(t.job_id) over () as n, row_number() over (order by t.priority, t.run_at, t.job_id) as nth
+        with deep as materialized (
+          select r.*, least(look_at, (look_at / case when row_number() over (order by t.priority, t.run_at, t.job_id) = 1 then 1 else greatest(count(t.job_id) over (), 1) end + 16)
+            << least(2 * (rounds - 1), 12)) as depth
           from unnest(range_lanes, range_priorities, range_run_ats, range_job_ids, range_untils) with ordinality r (lane_id, priority, run_at, job_id, until, i)
           left join lateral (
             select t.priority, t.run_at, t.job_id from offstage_private.ticket t
             where t.lane_id = r.lane_id and (t.priority, t.run_at, t.job_id) > (r.priority, r.run_at, r.job_id) and t.priority < r.until and (shared or t.jobs = 1)
             order by t.lane_id, t.priority, t.run_at, t.job_id limit 1) t on true
-        ), deep as materialized (
-          select f.*, case when f.empty then 0 else
-            least(look_at, (look_at / case when f.nth = 1 then 1 else f.n end + 16) << least(2 * (rounds - 1), 12)) end as depth
-          from first f
         )
         select array_agg(d.depth order by d.i),
           (array_agg(t.priority order by t.priority, t.run_at, t.job_id))[1], (array_agg(t.run_at order by t.priority, t.run_at, t.job_id))[1],
@@ -296,8 +293,8 @@ begin
         into depths, horizon_priority, horizon_run_at, horizon_id
         from deep d left join lateral (
           select t.priority, t.run_at, t.job_id from offstage_private.ticket t
-          where t.lane_id = d.lane_id and (t.priority, t.run_at, t.job_id) > (d.priority, d.run_at, d.job_id) and t.priority < d.until and (shared or t.jobs = 1) and d.depth > 0
-          order by t.lane_id, t.priority, t.run_at, t.job_id offset greatest(d.depth, 1) - 1 limit 1) t on true;
+          where t.lane_id = d.lane_id and (t.priority, t.run_at, t.job_id) > (d.priority, d.run_at, d.job_id) and t.priority < d.until and (shared or t.jobs = 1)
+          order by t.lane_id, t.priority, t.run_at, t.job_id offset d.depth - 1 limit 1) t on true;
       end if;
       with look as materialized (
         select t.place, t.run_at, coalesce(t.left_ids[1], t.job_id) as job_id, t.job_id as first_id, t.lane_id, t.queue_id, t.priority, t.job_ctid,
