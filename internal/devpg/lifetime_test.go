@@ -135,9 +135,7 @@ func TestKilledParentLeavesNoServer(t *testing.T) {
 func TestWatchdog(t *testing.T) {
 	t.Parallel()
 	c := startChild(t, "watchdog", "")
-	if !runsOn(c.pid, c.marker) {
-		t.Fatalf("process %d is not the sleep", c.pid)
-	}
+	eventually(t, "the process is the sleep", func() bool { return runsOn(c.pid, c.marker) }) // for a moment after its start it has no arguments
 	c.kill(t)
 	eventually(t, "the process ends", func() bool { return !runsOn(c.pid, c.marker) })
 }
@@ -148,6 +146,7 @@ func TestWatchdogDoesNothingAfterStop(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	eventually(t, "the process is the sleep", func() bool { return runsOn(cmd.Process.Pid, longSleep) })
 	stop, err := startWatchdog(cmd.Process.Pid)
 	if err != nil {
 		t.Fatal(err)
