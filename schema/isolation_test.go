@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/offstage-dev/offstage/internal/pgtest"
@@ -403,6 +404,8 @@ func TestIsolationTogether(t *testing.T) {
 				"offstage.add_job('t' || $1, queue_name => 'q' || $1, flags => array['f' || $1])",
 				"offstage.add_job('new' || $2, queue_name => 'new' || $2, flags => array[$2])",
 				"offstage.add_job('t' || $1, job_key => 'k' || $1)",
+				"offstage.add_job('t' || ($1::integer + 1) % 8, queue_name => 'q' || ($1::integer + 1) % 8, flags => array['f' || ($1::integer + 1) % 8])", // what others configure
+				"offstage.add_jobs(array[row('t' || ($1::integer + 2) % 8, null, 'q' || ($1::integer + 2) % 8, null, null, $2, null, null)]::offstage.job_spec[])",
 				"offstage.remove_job('k' || $1)",
 				`offstage.add_jobs(array[row('t' || $1, null, 'q' || $1, null, null, null, null, array['f' || $1]), row('t' || $1, null, null, null, null, $2, null, array['f' || $1]),
 					row('more' || $2, null, 'more' || $2, null, null, null, null, array['f' || $1]), row('keyed' || $2, null, null, null, null, 'more' || $2, null, null)]::offstage.job_spec[])`,
@@ -442,7 +445,7 @@ func TestIsolationTogether(t *testing.T) {
 				}
 				pgtest.Do(t, conn, "select offstage.cancel_jobs($1)", took[2:3])
 			}
-			waiting := pgtest.List[int64](t, conn, "select (offstage.add_job('t' || n % 8)).id from generate_series(0, $1::integer - 1) n", callers*times*len(calls))
+			waiting := pgtest.List[int64](t, conn, "select (offstage.add_job('t' || (n + 1) % 8)).id from generate_series(0, $1::integer - 1) n", callers*times*len(calls))
 			running := pgtest.List[int64](t, conn, "select (offstage.add_job('a')).id from generate_series(1, $1::integer)", callers*times*len(calls))
 			for left := len(running); left > 0; {
 				took := len(pgtest.List[int64](t, conn, "select job_id from offstage.claim($1, 500, $2) where kind = 'job'", id, tasks))
@@ -474,5 +477,85 @@ func TestIsolationTogether(t *testing.T) {
 			}
 			checkWhole(t, conn)
 		})
+	}
+}
+
+// TestIsolationCrosswise: callers who have each configured what the other one changes jobs of, before either of them has committed, do not turn each other away, and see the settings
+// of their snapshots.
+func TestIsolationCrosswise(t *testing.T) {
+	t.Parallel()
+	const callers = 3
+	for _, level := range []pgx.TxIsoLevel{pgx.RepeatableRead, pgx.Serializable} {
+		t.Run(string(level), func(t *testing.T) {
+			t.Parallel()
+			conn, conns := isolated(t, callers)
+			pgtest.Do(t, conn, "select offstage.configure_task('t' || n, '{}'), offstage.configure_queue('q' || n, 1) from generate_series(0, 2) n")
+			for _, max := range []int{9, 8, 7, 6, 5} { // so that there are versions
+				pgtest.Do(t, conn, "select offstage.configure_task('t' || n, json_build_object('max_attempts', $1::integer)) from generate_series(0, 2) n", max)
+			}
+			ids := pgtest.List[int64](t, conn, "select (offstage.add_job('t' || n % 3, flags => '{f}')).id from generate_series(0, 5) n")
+
+			txs := make([]pgx.Tx, callers)
+			for i, c := range conns {
+				tx, err := c.BeginTx(t.Context(), pgx.TxOptions{IsoLevel: level})
+				if err != nil {
+					t.Fatal(err)
+				}
+				txs[i] = tx
+				pgtest.Do(t, tx, "select 1 from offstage_private.migration") // takes the snapshot
+			}
+			for i, tx := range txs {
+				for _, max := range []int{20, 21, 22} {
+					pgtest.Do(t, tx, "select offstage.configure_task('t' || $1::text, json_build_object('max_attempts', $2::integer)), offstage.pause_task('t' || $1::text), offstage.configure_queue('q' || $1::text, 2)", fmt.Sprint(i), max)
+				}
+			}
+			add := func(tx pgx.Tx, of int) int {
+				t.Helper()
+				return pgtest.One[int](t, tx, "select max_attempts from offstage.add_job('t' || $1::text, queue_name => 'q' || $1::text, flags => '{f}')", fmt.Sprint(of))
+			}
+			for i, tx := range txs {
+				for of := range callers {
+					if got, want := add(tx, of), map[bool]int{true: 22, false: 5}[of == i]; got != want {
+						t.Errorf("caller %d, who has not seen or made a change of t%d: max_attempts is %d, not %d", i, of, got, want)
+					}
+				}
+				pgtest.Do(t, tx, "select offstage.add_jobs(array(select row('t' || n, null, 'q' || n, null, null, null, null, null)::offstage.job_spec from generate_series(0, 2) n)), offstage.add_many('t' || ($1 + 1) % 3, '[1, 2]')", i)
+			}
+			if err := txs[0].Commit(t.Context()); err != nil {
+				t.Errorf("the first: %v", err)
+			}
+			// The others' snapshots are older than what it has made.
+			for i, tx := range txs[1:] {
+				if got := add(tx, 0); got != 5 {
+					t.Errorf("caller %d, whose snapshot is older than the change of t0: max_attempts is %d, not 5", i+1, got)
+				}
+				// Jobs of the other one's task, and of the first one's.
+				if got := pgtest.List[int](t, tx, "select max_attempts from offstage.permanently_fail_jobs($1) order by 1", []int64{ids[2-i], ids[3*i]}); !slices.Equal(got, []int{5, 5}) {
+					t.Errorf("caller %d: jobs of tasks that others are configuring, or have since its snapshot: max_attempts are %v, not 5", i+1, got)
+				}
+				pgtest.Do(t, tx, "select count(*) from offstage.reschedule_jobs($1, priority => 3)", []int64{ids[4+(1-i)]})
+			}
+			for i, tx := range txs[1:] {
+				if err := tx.Commit(t.Context()); err != nil {
+					t.Errorf("caller %d: %v", i+1, err)
+				}
+			}
+			checkWhole(t, conn)
+		})
+	}
+}
+
+// TestIsolationMissing: SERIALIZABLE callers find tasks and queues that were made where triggers do not fire.
+func TestIsolationMissing(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	pgtest.Do(t, db.SuperPool(t, func(cfg *pgxpool.Config) { cfg.ConnConfig.RuntimeParams["session_replication_role"] = "replica" }),
+		"select offstage.add_job('a', queue_name => 'q')")
+	conn := db.Conn(t)
+	pgtest.Do(t, conn, "set default_transaction_isolation = serializable")
+	pgtest.Do(t, conn, "select offstage.add_job('a', queue_name => 'q')")
+	pgtest.Do(t, conn, "select offstage.add_jobs(array[row('a', null, 'q', null, null, null, null, null)]::offstage.job_spec[])")
+	if n := pgtest.One[int](t, conn, "select count(*) from offstage.jobs where task_identifier = 'a' and queue_name = 'q'"); n != 3 {
+		t.Errorf("%d of 3 jobs are of the task and the queue", n)
 	}
 }

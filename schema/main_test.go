@@ -105,6 +105,15 @@ union all
 select format('lane %s of queue %s begins in %s places', f.lane_id, f.queue_id, count(*))
 from offstage_private.queue_front f group by f.lane_id, f.queue_id having count(*) > 1
 union all
+select format('the %s %s does not have its name', x.kind, x.name) from (
+  select 'task', t.name, t.id from offstage_private.task t union all select 'queue', q.name, q.id from offstage_private.queue q) x (kind, name, id)
+where not exists (select from offstage_private.name n where (n.kind, n.name, n.id) = (x.kind, x.name, x.id))
+union all
+select format('the versions of task %s are %s, it is at %s', t.name, v.n, t.revision) from offstage_private.task t
+cross join lateral (select array_agg(o.revision order by o.revision) as n from offstage_private.task_version o where o.id = t.id) v
+where v.n is distinct from array(select generate_series(0, t.revision))
+  or t::text <> (select o::text from offstage_private.task_version o where o.id = t.id and o.revision = t.revision)
+union all
 select format('lease %s of worker %s, which does not exist', l.claim, l.worker_id)
 from offstage_private.lease l where not exists (select from offstage_private.worker w where w.id = l.worker_id)`
 

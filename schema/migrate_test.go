@@ -349,6 +349,9 @@ func TestMigrationBesideOlderWorker(t *testing.T) {
 	pgtest.Do(t, conn, "drop table offstage_private.stub cascade")
 	pgtest.Do(t, conn, "drop table offstage_private.offer cascade")
 	pgtest.Do(t, conn, "drop function offstage_private.give()")
+	pgtest.Do(t, conn, "select offstage.configure_task('a', '{\"keep\": \"none\"}'), offstage.add_job('b', queue_name => 'q')")
+	pgtest.Do(t, conn, "drop table offstage_private.name, offstage_private.task_version cascade")
+	pgtest.Do(t, conn, "drop function offstage_private.keep_name(), offstage_private.keep_version() cascade")
 	pgtest.Do(t, conn, "delete from offstage_private.migration where version >= 11")
 	pgtest.Do(t, conn, "drop function offstage.heartbeat(integer, boolean, interval)")
 	pgtest.Do(t, conn, `create function offstage.heartbeat(worker_id integer, draining boolean default false)
@@ -375,6 +378,7 @@ func TestMigrationBesideOlderWorker(t *testing.T) {
 	if period := beat(); period != time.Second {
 		t.Errorf("after the migration, a beat is due after %v", period)
 	}
+	checkWhole(t, conn) // the names and versions of tasks that there were, too
 }
 
 // TestRights: a role without CREATE gets advice; with two schemas of its own it can do everything.

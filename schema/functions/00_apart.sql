@@ -13,56 +13,118 @@ begin
   raise exception using errcode = 'OS000', message = coalesce(what, '');
 end $$;
 
--- A task by its name or its id, a queue by its name, a lane by its task and flags; null if there is none. Whom a caller would have to wait for is changing it, or
--- making it, and whoever has changed it since the caller's snapshot is in the way, too: then it is read.
-create or replace function offstage_private.task_apart(of_name text, of_id integer default null) returns offstage_private.task
-language plpgsql set lock_timeout = '100ms' as $$
-declare
-  t offstage_private.task;
+-- The id of a task or queue by its name; null if there is none. Waits only for who is making it.
+create or replace function offstage_private.name_apart(of_kind text, of_name text) returns integer
+language plpgsql as $$
 begin
-  if of_id is null then
-    insert into offstage_private.task as o (id, name) values (- pg_backend_pid(), of_name)
-    on conflict (name) do update set name = o.name where offstage_private.found_apart(o::text);
-  else
-    insert into offstage_private.task as o (id, name) values (of_id, '')
-    on conflict (id) do update set name = o.name where offstage_private.found_apart(o::text);
-  end if;
+  insert into offstage_private.name as n (kind, name, id) values (of_kind, of_name, 0)
+  on conflict (kind, name) do update set id = n.id where offstage_private.found_apart(n.id::text);
   perform offstage_private.found_apart(null);
-exception
-  when sqlstate 'OS000' then
-    return nullif(sqlerrm, '')::offstage_private.task;
-  when serialization_failure or lock_not_available or deadlock_detected then
-    select x.* into t from (
-      select o.* from offstage_private.task o where o.name = of_name
-      union all select o.* from offstage_private.task o where o.id = of_id) x;
-    return t;
+exception when sqlstate 'OS000' then
+  return nullif(sqlerrm, '')::integer;
 end $$;
 
-create or replace function offstage_private.queue_apart(of_name text) returns integer
-language plpgsql set lock_timeout = '100ms' as $$
-begin
-  insert into offstage_private.queue as q (id, name) overriding system value values (- pg_backend_pid(), of_name)
-  on conflict (name) do update set name = q.name where offstage_private.found_apart(q.id::text);
-  perform offstage_private.found_apart(null);
-exception
-  when sqlstate 'OS000' then
-    return nullif(sqlerrm, '')::integer;
-  when serialization_failure or lock_not_available or deadlock_detected then
-    return (select q.id from offstage_private.queue q where q.name = of_name);
-end $$;
-
+-- The lane of a task and a set of flags; null if there is none. Waits only for who is making it.
 create or replace function offstage_private.lane_apart(of_task integer, of_flags jsonb) returns integer
-language plpgsql set lock_timeout = '100ms' as $$
+language plpgsql as $$
 begin
   insert into offstage_private.lane as l (id, task_id, flags) values (- pg_backend_pid(), of_task, of_flags)
   on conflict (task_id, md5(flags::text)) do update set flags = l.flags where offstage_private.found_apart(l.id::text);
   perform offstage_private.found_apart(null);
+exception when sqlstate 'OS000' then
+  return nullif(sqlerrm, '')::integer;
+end $$;
+
+-- A task by its name or its id; null if there is none. While somebody is changing it, or when somebody has since the caller's snapshot, it is what it was before: see version_apart().
+create or replace function offstage_private.task_apart(of_name text, of_id integer default null) returns offstage_private.task
+language plpgsql as $$
+begin
+  begin
+    perform set_config('lock_timeout', '1ms', true);  -- undone with the rest
+    if of_id is null then
+      insert into offstage_private.task as o (id, name) values (- pg_backend_pid(), of_name)
+      on conflict (name) do update set name = o.name where offstage_private.found_apart(o::text);
+    else
+      insert into offstage_private.task as o (id, name) values (of_id, '')
+      on conflict (id) do update set name = o.name where offstage_private.found_apart(o::text);
+    end if;
+    perform offstage_private.found_apart(null);
+  exception
+    when sqlstate 'OS000' then
+      return nullif(sqlerrm, '')::offstage_private.task;
+    when serialization_failure or lock_not_available or deadlock_detected then
+      null;
+  end;
+  return offstage_private.version_apart(coalesce(of_id, offstage_private.name_apart('task', of_name)));
+end $$;
+
+-- What a task is for the caller's snapshot, and of what the caller has made of it: the last version that they know. They know all up to that one, because there is no gap.
+create or replace function offstage_private.version_apart(of_id integer) returns offstage_private.task
+language plpgsql strict as $$
+declare
+  known integer := 0;
+  unknown integer := 1;
+  middle integer;
+begin
+  while offstage_private.knows_version(of_id, unknown) loop
+    known := unknown;
+    unknown := 2 * unknown;
+  end loop;
+  while unknown > known + 1 loop
+    middle := (known + unknown) / 2;
+    if offstage_private.knows_version(of_id, middle) then
+      known := middle;
+    else
+      unknown := middle;
+    end if;
+  end loop;
+  insert into offstage_private.task_version as v (id, name, paused, revision) values (of_id, '', false, known)
+  on conflict (id, revision) do update set name = v.name where offstage_private.found_apart(v::text);
+  perform offstage_private.found_apart(null);
+exception when sqlstate 'OS000' then
+  return coalesce(nullif(sqlerrm, '')::offstage_private.task, (select t from offstage_private.task t where t.id = of_id));  -- made where triggers do not fire
+end $$;
+
+-- Whether the caller's snapshot has this version of a task. One that somebody is just making it has not.
+create or replace function offstage_private.knows_version(of_id integer, of_revision integer) returns boolean
+language plpgsql as $$
+begin
+  perform set_config('lock_timeout', '1ms', true);
+  insert into offstage_private.task_version (id, name, paused, revision) values (of_id, '', false, of_revision) on conflict (id, revision) do nothing;
+  perform offstage_private.found_apart(case when not found then 'known' end);
 exception
   when sqlstate 'OS000' then
-    return nullif(sqlerrm, '')::integer;
+    return sqlerrm = 'known';
   when serialization_failure or lock_not_available or deadlock_detected then
-    return (select l.id from offstage_private.lane l where l.task_id = of_task and md5(l.flags::text) = md5(of_flags::text));
+    return false;
 end $$;
+
+-- What they look up. Not what a look-up of a task inserts and undoes.
+create or replace function offstage_private.keep_version() returns trigger
+language plpgsql as $$
+begin
+  if new.id > 0 and (tg_op = 'INSERT' or new is distinct from old) then
+    insert into offstage_private.task_version select new.* on conflict (id, revision) do nothing;
+  end if;
+  return null;
+end $$;
+
+create or replace function offstage_private.keep_name() returns trigger
+language plpgsql as $$
+begin
+  insert into offstage_private.name (kind, name, id) values (tg_argv[0], new.name, new.id) on conflict (kind, name) do nothing;
+  return null;
+end $$;
+
+-- The same for a name that was made where triggers do not fire (session_replication_role).
+create or replace function offstage_private.keep_missing(of_kind text, of_name text) returns void
+language sql as $$
+  insert into offstage_private.name (kind, name, id)
+  select of_kind, t.name, t.id from offstage_private.task t where of_kind = 'task' and t.name = of_name
+  union all
+  select of_kind, q.name, q.id from offstage_private.queue q where of_kind = 'queue' and q.name = of_name
+  on conflict (kind, name) do nothing
+$$;
 
 -- Until when somebody awaits a job; whoever has said so since the caller's snapshot, for ever.
 create or replace function offstage_private.waiter_apart(of_job bigint) returns timestamptz

@@ -27,6 +27,7 @@ begin
     exit when found_id is not null;
     insert into offstage_private.task (name) values (task_name) on conflict do nothing returning id into found_id;
     exit when found;
+    perform offstage_private.keep_missing('task', task_name);
   end loop;
   return found_id;
 end $$;
@@ -43,7 +44,7 @@ begin
   end if;
   loop
     if offstage_private.serializable() then
-      found_id := offstage_private.queue_apart(queue_name);
+      found_id := offstage_private.name_apart('queue', queue_name);
     else
       select q.id into found_id from offstage_private.queue q where q.name = queue_name;
     end if;
@@ -53,6 +54,7 @@ begin
       insert into offstage_private.queue_state (queue_id) values (found_id);
       exit;
     end if;
+    perform offstage_private.keep_missing('queue', queue_name);
   end loop;
   return found_id;
 end $$;
