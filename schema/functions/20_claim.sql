@@ -5,7 +5,7 @@
 --   0. bulk        bulk_step: skip locked, its own row
 --      schedule    tick: skip locked; callers who change one: blocking, one at a time, and before anything else
 --      offer       add: skip locked, until its commit; worker: skip locked; give: has it already
---      names       SERIALIZABLE callers lock the row of a task, queue or lane for a moment, to find it, and wait for it for a tenth of a second, whatever they hold
+--      names       SERIALIZABLE callers lock the row of a task, name, version or lane for a moment, to find it; for whoever changes a task they wait for a millisecond, whatever they hold
 --   1. worker      settle: key share; heartbeat: no key update; rescue: update, skip locked; claim and give: key share, skip
 --                  locked, at their end
 --   2. lease       rescue: update, skip locked; a worker's own settle deletes it
