@@ -13,7 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// meddler does to jobs what people and programs do: removes, cancels, reschedules, retries them, pauses queues and changes their concurrency, and takes workers for dead.
+// meddler does to jobs what people and programs do: removes, cancels, reschedules, retries them, pauses queues and changes their concurrency, changes what is set on tasks, and takes workers for dead.
 type meddler struct {
 	s   *soak
 	rng *rand.Rand
@@ -66,6 +66,9 @@ func (m *meddler) deed(ctx context.Context) (what, sql string, args []any) {
 		return "pause", `select 1 where $1::text is not null`, []any{queue}
 	case n < 30:
 		return "configure_queue", `select offstage.configure_queue($1, $2)`, []any{wideQueue(m.rng.IntN(wideQueues)), 1 + m.rng.IntN(wideConcurrency)}
+	case n < 35:
+		return "configure_task", `select offstage.configure_task($1, json_build_object('max_attempts', $2::integer, 'retry', json_build_object('policy', 'fixed', 'delay', $3 * interval '1 ms')))`,
+			[]any{pick(m.rng, tasks), 20 + m.rng.IntN(10), 1 + m.rng.IntN(3000)}
 	case n < 45:
 		ids := m.some(ctx, "where failed and id >= $1")
 		if len(ids) > 0 {
