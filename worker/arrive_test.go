@@ -199,3 +199,26 @@ func TestCommittedTooLate(t *testing.T) {
 	}
 	s.empty()
 }
+
+// A commit that takes long does not keep the worker from looking at everything for many times as long: what comes in front of its marks is started as soon as it is woken.
+func TestSlowCommitOnce(t *testing.T) {
+	s := newStage(t)
+	hold := s.slowCommit()
+	w := s.worker(worker.Config{PollInterval: time.Hour})
+	worker.Handle(w, "tick", func(context.Context, *worker.Job[none]) (none, error) { return none{}, nil })
+	s.run(w)
+	queue := offstage.Options{Queue: "q"} // for a job of a queue nobody takes an offer
+	s.outcome(s.add("tick", nil, queue))
+	release := hold()
+	slow := s.add("tick", nil, queue)
+	s.eventually(func() bool { return one[int](s, "select count(*)"+waitsToCommit) > 0 }, "no claim waits for its commit")
+	s.exec("select pg_sleep(1)")
+	release()
+	s.outcome(slow)
+	begun := time.Now()
+	queue.RunAt = time.Unix(0, 0)
+	s.outcome(s.add("tick", nil, queue))
+	if took := time.Since(begun); took > 10*time.Second {
+		t.Errorf("after a commit that took a second, the next job waited %v", took)
+	}
+}

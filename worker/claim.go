@@ -92,7 +92,8 @@ type turns struct {
 	wakes    int
 	full     bool // everything is to be looked at
 	fullAt   time.Time
-	fullCost time.Duration
+	fullCost [2]time.Duration // how much longer than others the last two took
+	lookCost time.Duration    // what those others take, on average
 	againAt  time.Time
 	works    [hotAfter]time.Time // when the last jobs came
 	hotTill  time.Time
@@ -402,9 +403,20 @@ func (t *turns) want() int {
 	return min(t.s.cfg.Jobs+t.ahead()-len(t.s.ready)-int(t.running.Load())-t.wantFlying, maxBatch)
 }
 
-// fullDue is when everything may be looked at again: at most a small share of the time is spent so.
+// fullDue is when everything may be looked at again: at most a small share of the time is spent so, and polls do it anyway. One look that took long does not count, because anything may hold
+// up a turn once, and what comes in front of the marks would wait for many times as long.
 func (t *turns) fullDue() time.Time {
-	return t.fullAt.Add(fullShare * t.fullCost)
+	return t.fullAt.Add(min(fullShare*min(t.fullCost[0], t.fullCost[1]), t.s.cfg.PollInterval))
+}
+
+// costs notes how long a look took, until its answer was there.
+func (t *turns) costs(p *plan) {
+	took := p.landedAt.Sub(p.began)
+	if !p.full {
+		t.lookCost += (took - t.lookCost) / 8
+		return
+	}
+	t.fullCost = [2]time.Duration{t.fullCost[1], max(took-t.lookCost-5*time.Millisecond, 0)}
 }
 
 func (t *turns) plan(now time.Time, settle, claim bool, sleep int, offer *store.Offer) *plan {
@@ -478,9 +490,9 @@ func (t *turns) done(p *plan, unsettled []store.Verdict, look *store.Look) {
 func (t *turns) looked(p *plan, look *store.Look, now time.Time) {
 	got := len(look.Jobs)
 	short := got < p.want && !look.Again
+	t.costs(p)
 	if p.full {
 		t.fullAt = now
-		t.fullCost = max(now.Sub(p.began)-5*time.Millisecond, 0)
 		if p.wakes == t.wakes {
 			t.full = false
 		}
