@@ -143,11 +143,15 @@ func (t *turns) resolve(leases []int64) (known []int64) {
 	return append(known, 0)
 }
 
-// closeUnsure is for a session that has ended: nobody will ask any more.
+// closeUnsure is for a session that has ended: nobody will ask any more whether these claims were committed. What has begun is lost in any case, and settle knows which of them a rescue takes.
 func (t *turns) closeUnsure() {
 	t.s.mu.Lock()
 	defer t.s.mu.Unlock()
 	for _, a := range t.unsure {
+		a.lost.Store(true)
+		for _, e := range a.ended {
+			e.lose()
+		}
 		t.close(a)
 	}
 	t.unsure = nil

@@ -78,7 +78,14 @@ func TestStartsBeforeCommit(t *testing.T) {
 
 // The connection breaks before the claim is committed: the attempt that has begun is cancelled, and the second run is
 // on record as a rescue.
-func TestNeverCommitted(t *testing.T) {
+func TestNeverCommitted(t *testing.T) { neverCommitted(t, "") }
+
+// The same of a worker that is declared dead before it can ask what has become of the claim.
+func TestNeverCommittedOfTheDead(t *testing.T) {
+	neverCommitted(t, "update offstage_private.worker set dead_at = offstage_private.clock()")
+}
+
+func neverCommitted(t *testing.T, meanwhile string) {
 	s := newStage(t)
 	hold := s.slowCommit()
 	causes := make(chan error, 1)
@@ -101,9 +108,11 @@ func TestNeverCommitted(t *testing.T) {
 	if n := <-runs; n != 1 {
 		t.Fatalf("run %d came first", n)
 	}
-	s.eventually(func() bool {
-		return one[int](s, `select count(pg_terminate_backend(pid))`+waitsToCommit) > 0
-	}, "no claim waits to be committed")
+	s.eventually(func() bool { return one[int](s, `select count(*)`+waitsToCommit) > 0 }, "no claim waits to be committed")
+	if meanwhile != "" {
+		s.exec(meanwhile)
+	}
+	s.exec(`select pg_terminate_backend(pid)` + waitsToCommit)
 	release()
 	select {
 	case err := <-causes:

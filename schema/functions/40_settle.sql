@@ -238,6 +238,31 @@ begin
   perform offstage_private.wake_lanes(array(select j.lane_id from unnest(jobs) j));
 end $$;
 
+-- History says of attempts that began before their claim was committed, which it never was, that they were rescued. The job may have run again, and ended, since.
+create or replace function offstage_private.note_lost(of_worker integer, endings json) returns void
+language plpgsql set enable_seqscan = off as $$
+begin
+  with lost as (
+    insert into offstage_private.history
+      (settled_at, job_id, claim, added_at, run_at, task_id, queue_id, worker_id, attempt, priority, outcome, key, error, fingerprint)
+    select offstage_private.clock(), e.job_id, e.claim, j.added_at, j.run_at, j.task_id, j.queue_id, of_worker, j.attempt, j.priority, 'rescued', j.key, e.error,
+      offstage_private.fingerprint((select t.name from offstage_private.task t where t.id = j.task_id), e.error)
+    from json_to_recordset(coalesce(endings, '[]')) e (claim bigint, job_id bigint, ending text, error text)
+    cross join lateral (
+      select k.added_at, k.run_at, k.task_id, k.queue_id, k.attempts + 1 as attempt, k.priority, k.key
+      from offstage_private.job k where k.id = e.job_id
+      union all
+      select h.added_at, h.run_at, h.task_id, h.queue_id, h.attempt, h.priority, h.key
+      from offstage_private.history h where h.job_id = e.job_id
+      limit 1
+    ) j
+    where e.ending = 'lost'
+    returning settled_at, task_id, queue_id, outcome
+  )
+  insert into offstage_private.statistic_raw (ended_at, task_id, queue_id, outcome, n, waits, runs)
+  select l.settled_at, l.task_id, offstage_private.statistic_queue(l.queue_id), l.outcome, 1, '{}', '{}' from lost l;
+end $$;
+
 -- Answers a worker that is dead: what was taken from it, or will be by the next rescue, is lost, and history says what
 -- it would have written.
 -- What it had settled while it lived stays settled.
@@ -271,8 +296,13 @@ begin
     ), counted as (
       insert into offstage_private.statistic_raw (ended_at, task_id, queue_id, outcome, n, waits, runs)
       select r.settled_at, r.task_id, offstage_private.statistic_queue(r.queue_id), r.outcome, 1, '{}', '{}' from recorded r
+    ), never as (  -- those of claims that were never committed, which no rescue knows of
+      select offstage_private.note_lost(of_worker, (
+        select json_agg(e) from json_array_elements(coalesce(endings, '[]')) e
+        where e ->> 'ending' = 'lost' and not exists (
+          select from refused r where r.job_id = (e ->> 'job_id')::bigint and r.claim = (e ->> 'claim')::bigint)))
     )
-    select x.claim, x.job_id, 'lost' from x
+    select x.claim, x.job_id, 'lost' from x cross join never
     where exists (select from refused r where r.job_id = x.job_id and r.claim = x.claim)
       or exists (select from offstage_private.job j where j.id = x.job_id and j.released_claim < x.claim);
 end $$;
@@ -600,26 +630,7 @@ begin
     end if;
 
     if rare then
-      -- Attempts that began before their claim was committed, which it never was. The job may have run again, and ended, since.
-      with lost as (
-        insert into offstage_private.history
-          (settled_at, job_id, claim, added_at, run_at, task_id, queue_id, worker_id, attempt, priority, outcome, key, error, fingerprint)
-        select at, e.job_id, e.claim, j.added_at, j.run_at, j.task_id, j.queue_id, settle.worker_id, j.attempt, j.priority, 'rescued', j.key, e.error,
-          offstage_private.fingerprint((select t.name from offstage_private.task t where t.id = j.task_id), e.error)
-        from json_to_recordset(coalesce(endings, '[]')) e (claim bigint, job_id bigint, ending text, error text)
-        cross join lateral (
-          select k.added_at, k.run_at, k.task_id, k.queue_id, k.attempts + 1 as attempt, k.priority, k.key
-          from offstage_private.job k where k.id = e.job_id
-          union all
-          select h.added_at, h.run_at, h.task_id, h.queue_id, h.attempt, h.priority, h.key
-          from offstage_private.history h where h.job_id = e.job_id
-          limit 1
-        ) j
-        where e.ending = 'lost'
-        returning task_id, queue_id, outcome
-      )
-      insert into offstage_private.statistic_raw (ended_at, task_id, queue_id, outcome, n, waits, runs)
-      select at, l.task_id, offstage_private.statistic_queue(l.queue_id), l.outcome, 1, '{}', '{}' from lost l;
+      perform offstage_private.note_lost(settle.worker_id, endings);
 
       -- Lines of attempts whose own handler's transaction has ended the job, if history has kept it.
       insert into offstage_private.log (at, job_id, claim, n, attempt, level, message, attrs)
