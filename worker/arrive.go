@@ -148,10 +148,7 @@ func (t *turns) closeUnsure() {
 	t.s.mu.Lock()
 	defer t.s.mu.Unlock()
 	for _, a := range t.unsure {
-		a.lost.Store(true)
-		for _, e := range a.ended {
-			e.lose()
-		}
+		a.lose()
 		t.close(a)
 	}
 	t.unsure = nil
@@ -181,16 +178,21 @@ const strangeAfter = 500 * time.Millisecond
 // lose gives an arrival up. mu is held.
 func (t *turns) lose(lost *arrival) {
 	t.s.log.Warn("the connection broke before a claim was committed, and the database does not have it: its attempts are cancelled", "jobs", len(lost.attempts))
-	lost.lost.Store(true)
+	lost.lose()
 	t.count(lost.attempts, -1)
-	for _, a := range lost.ended {
-		a.lose()
-	}
 	t.s.each(func(a *attempt) {
 		if a.arrival == lost {
 			a.cancel(offstage.ErrLost)
 		}
 	})
+}
+
+// lose is for a claim that is not there, or of which nobody will know: what has ended of it, and what is still to end, is lost. mu is held.
+func (a *arrival) lose() {
+	a.lost.Store(true)
+	for _, e := range a.ended {
+		e.lose()
+	}
 }
 
 // lose ends an attempt whose claim is not there: nothing is settled, history says that it was rescued.

@@ -239,13 +239,13 @@ begin
 end $$;
 
 -- History says of attempts that began before their claim was committed, which it never was, that they were rescued. The job may have run again, and ended, since.
-create or replace function offstage_private.note_lost(of_worker integer, endings json) returns void
+create or replace function offstage_private.note_lost(of_worker integer, endings json, at timestamptz) returns void
 language plpgsql set enable_seqscan = off as $$
 begin
   with lost as (
     insert into offstage_private.history
       (settled_at, job_id, claim, added_at, run_at, task_id, queue_id, worker_id, attempt, priority, outcome, key, error, fingerprint)
-    select offstage_private.clock(), e.job_id, e.claim, j.added_at, j.run_at, j.task_id, j.queue_id, of_worker, j.attempt, j.priority, 'rescued', j.key, e.error,
+    select at, e.job_id, e.claim, j.added_at, j.run_at, j.task_id, j.queue_id, of_worker, j.attempt, j.priority, 'rescued', j.key, e.error,
       offstage_private.fingerprint((select t.name from offstage_private.task t where t.id = j.task_id), e.error)
     from json_to_recordset(coalesce(endings, '[]')) e (claim bigint, job_id bigint, ending text, error text)
     cross join lateral (
@@ -257,10 +257,10 @@ begin
       limit 1
     ) j
     where e.ending = 'lost'
-    returning settled_at, task_id, queue_id, outcome
+    returning task_id, queue_id, outcome
   )
   insert into offstage_private.statistic_raw (ended_at, task_id, queue_id, outcome, n, waits, runs)
-  select l.settled_at, l.task_id, offstage_private.statistic_queue(l.queue_id), l.outcome, 1, '{}', '{}' from lost l;
+  select at, l.task_id, offstage_private.statistic_queue(l.queue_id), l.outcome, 1, '{}', '{}' from lost l;
 end $$;
 
 -- Answers a worker that is dead: what was taken from it, or will be by the next rescue, is lost, and history says what
@@ -300,7 +300,7 @@ begin
       select offstage_private.note_lost(of_worker, (
         select json_agg(e) from json_array_elements(coalesce(endings, '[]')) e
         where e ->> 'ending' = 'lost' and not exists (
-          select from refused r where r.job_id = (e ->> 'job_id')::bigint and r.claim = (e ->> 'claim')::bigint)))
+          select from refused r where r.job_id = (e ->> 'job_id')::bigint and r.claim = (e ->> 'claim')::bigint)), offstage_private.clock())
     )
     select x.claim, x.job_id, 'lost' from x cross join never
     where exists (select from refused r where r.job_id = x.job_id and r.claim = x.claim)
@@ -630,7 +630,7 @@ begin
     end if;
 
     if rare then
-      perform offstage_private.note_lost(settle.worker_id, endings);
+      perform offstage_private.note_lost(settle.worker_id, endings, at);
 
       -- Lines of attempts whose own handler's transaction has ended the job, if history has kept it.
       insert into offstage_private.log (at, job_id, claim, n, attempt, level, message, attrs)
