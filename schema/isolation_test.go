@@ -549,13 +549,23 @@ func TestIsolationCrosswise(t *testing.T) {
 func TestIsolationMissing(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
-	pgtest.Do(t, db.SuperPool(t, func(cfg *pgxpool.Config) { cfg.ConnConfig.RuntimeParams["session_replication_role"] = "replica" }),
-		"select offstage.add_job('a', queue_name => 'q')")
+	pool := db.SuperPool(t, func(cfg *pgxpool.Config) { cfg.ConnConfig.RuntimeParams["session_replication_role"] = "replica" })
+	pgtest.Do(t, pool, "select offstage.add_job('a', queue_name => 'q'), offstage.configure_task('b', '{\"max_attempts\": 3}')")
+	id := pgtest.One[int64](t, pool, "select id from offstage.add_job('b')")
 	conn := db.Conn(t)
 	pgtest.Do(t, conn, "set default_transaction_isolation = serializable")
 	pgtest.Do(t, conn, "select offstage.add_job('a', queue_name => 'q')")
 	pgtest.Do(t, conn, "select offstage.add_jobs(array[row('a', null, 'q', null, null, null, null, null)]::offstage.job_spec[])")
 	if n := pgtest.One[int](t, conn, "select count(*) from offstage.jobs where task_identifier = 'a' and queue_name = 'q'"); n != 3 {
 		t.Errorf("%d of 3 jobs are of the task and the queue", n)
+	}
+	tx, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(t.Context())
+	pgtest.Do(t, tx, "select offstage.configure_task('b', '{\"max_attempts\": 5}')")
+	if n := pgtest.One[int](t, conn, "select max_attempts from offstage.permanently_fail_jobs($1)", []int64{id}); n != 3 {
+		t.Errorf("max_attempts of a task that somebody is configuring are %d, not 3", n)
 	}
 }
