@@ -352,3 +352,28 @@ func TestLargePayloadsAreFetchedSparingly(t *testing.T) {
 		t.Errorf("a claim brought %d jobs, %d bytes", n, n*size)
 	}
 }
+
+// The next job of a serial queue is of a task that only another worker performs, which sleeps: it is woken.
+func TestQueueHandedToAnotherWorker(t *testing.T) {
+	s := newStage(t)
+	started, finish := make(chan none), make(chan none)
+	first, second := s.worker(worker.Config{PollInterval: time.Hour}), s.worker(worker.Config{PollInterval: time.Hour})
+	worker.Handle(first, "first", func(context.Context, *worker.Job[none]) (none, error) {
+		started <- none{}
+		<-finish
+		return none{}, nil
+	})
+	worker.Handle(second, "second", func(context.Context, *worker.Job[none]) (none, error) { return none{}, nil })
+	s.run(first)
+	s.run(second)
+	s.add("first", nil, offstage.Options{Queue: "q"})
+	<-started
+	id := s.add("second", nil, offstage.Options{Queue: "q"})
+	s.eventually(func() bool { return one[int](s, "select count(*) from offstage_private.parked") == 1 }, "it is not parked")
+	s.asleep()
+	finish <- none{}
+	if got := s.outcome(id).Outcome; got != offstage.OutcomeSucceeded {
+		t.Errorf("it has %v", got)
+	}
+	s.empty()
+}

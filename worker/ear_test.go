@@ -67,3 +67,25 @@ func TestEarWakesNobody(t *testing.T) {
 		t.Error("a test has woken the worker")
 	}
 }
+
+// Notifications of another installation in this database wake nobody.
+func TestOtherSchemaWakesNobody(t *testing.T) {
+	t.Parallel()
+	s := &session{id: 7, cfg: Config{Schema: "offstage"}, chore: make(chan struct{}, 1), beatNow: make(chan struct{}, 1)}
+	s.turns.init(s)
+	woken := func() (n int) {
+		return s.turns.wakes + len(s.turns.kicks[0]) + len(s.chore) + len(s.beatNow)
+	}
+	before := woken()
+	for _, channel := range []string{"offstage:wake", "offstage:due", "offstage:cancel"} {
+		s.heard(channel, "other")
+		if woken() != before {
+			t.Errorf("%s of another schema has woken the worker", channel)
+		}
+		s.heard(channel, "offstage")
+		if woken() == before {
+			t.Errorf("%s of its own schema has not woken the worker", channel)
+		}
+		before = woken()
+	}
+}

@@ -163,11 +163,7 @@ func TestWithoutWakes(t *testing.T) {
 	})
 	s.run(w)
 	for i := range 3 {
-		// While it falls asleep, it looks every 100 ms at least.
-		s.eventually(func() bool {
-			return one[bool](s, `select coalesce(bool_and(state = 'idle' and state_change < clock_timestamp() - interval '300 ms'), false) from pg_stat_activity
-				where datname = current_database() and query ~ '\.claim\('`)
-		}, "it does not sleep")
+		s.asleep()
 		s.add("quiet", nil)
 		s.eventually(func() bool { return ran.Load() == int32(i+1) }, "job %d did not run", i)
 	}

@@ -159,6 +159,15 @@ func (s *stage) claimed(id int64) {
 	s.eventually(func() bool { return one[bool](s, "select locked_by is not null from offstage.jobs where id = $1", id) }, "job %d is not claimed", id)
 }
 
+// asleep waits until no worker looks any more. While one falls asleep, it looks every 100 ms at least.
+func (s *stage) asleep() {
+	s.t.Helper()
+	s.eventually(func() bool {
+		return one[bool](s, `select coalesce(bool_and(state = 'idle' and state_change < clock_timestamp() - interval '300 ms'), false) from pg_stat_activity
+			where datname = current_database() and query ~ '\.claim\('`)
+	}, "a worker does not sleep")
+}
+
 // empty checks that nothing is left of any job.
 func (s *stage) empty() {
 	s.t.Helper()

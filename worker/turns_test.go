@@ -1,7 +1,9 @@
 package worker
 
 import (
+	"context"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -33,4 +35,38 @@ func TestFullDue(t *testing.T) {
 			t.Errorf("%s: after %v, not %v", c.name, got, c.want)
 		}
 	}
+}
+
+// While no heartbeat lands, a worker first stops claiming, and goes on when one has.
+func TestQuietWorkerClaimsNothing(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := &session{cfg: Config{Jobs: 1}, ready: make(chan *attempt, 1)}
+		s.turns.init(s)
+		s.period.Store(int64(time.Second))
+		beat := func() {
+			now := time.Now()
+			s.lastBeat.Store(&now)
+		}
+		beat()
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		go s.watchdog(ctx)
+		want := func(n int) {
+			t.Helper()
+			synctest.Wait()
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			if got := s.turns.want(); got != n {
+				t.Errorf("it wants %d jobs, expected %d", got, n)
+			}
+		}
+		time.Sleep(2900 * time.Millisecond)
+		want(1)
+		time.Sleep(400 * time.Millisecond)
+		want(0)
+		beat()
+		time.Sleep(200 * time.Millisecond)
+		want(1)
+	})
 }
