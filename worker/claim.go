@@ -41,6 +41,7 @@ const (
 	hotAfter     = 6                     // jobs that came
 	hotWithin    = 20 * time.Millisecond // within this time
 	againAfter   = 2 * time.Millisecond
+	commitWithin = 20 * time.Millisecond // most of those who add: until then, jobs come in front of those that became due a little later
 	fullLook     = 20 * time.Millisecond // how often everything is looked at while hot,
 	fullShare    = 20                    // and at most one part in so many of the time
 	busyAfter    = 50 * time.Millisecond
@@ -88,7 +89,8 @@ type turns struct {
 	average  time.Duration // of an attempt; 0 is unknown
 	weight   int           // bytes of a payload, as the last claims brought them
 	marks    map[markKey]store.Mark
-	more     bool // there may be tickets
+	young    map[markKey]store.Mark // become marks after commitWithin
+	more     bool                   // there may be tickets
 	wakes    int
 	full     bool // everything is to be looked at
 	fullAt   time.Time
@@ -115,7 +117,7 @@ func (t *turns) init(s *session) {
 	t.over, t.halt = make(chan struct{}), make(chan struct{})
 	t.leases = map[int64]int{}
 	t.errands = make(chan errand, 1)
-	t.marks = map[markKey]store.Mark{}
+	t.marks, t.young = map[markKey]store.Mark{}, map[markKey]store.Mark{}
 	t.more, t.full = true, true
 }
 
@@ -498,13 +500,28 @@ func (t *turns) looked(p *plan, look *store.Look, now time.Time) {
 		}
 		if !short {
 			clear(t.marks) // it did not come to the end, so that what lies between is unknown
+			clear(t.young)
 		}
 	}
 	before := func(a, b store.Mark) bool { return cmp.Or(a.RunAt.Compare(b.RunAt), cmp.Compare(a.JobID, b.JobID)) < 0 }
+	firm := t.s.clock.Load().at(now).Add(-commitWithin)
 	mark := func(m store.Mark) {
 		key := markKey{m.Lane, m.Priority}
-		if old, ok := t.marks[key]; !ok || before(old, m) {
-			t.marks[key] = m
+		marks := t.marks
+		if m.RunAt.After(firm) {
+			if _, ok := t.young[key]; ok {
+				return // it has its turn first
+			}
+			marks = t.young
+		}
+		if old, ok := marks[key]; !ok || before(old, m) {
+			marks[key] = m
+		}
+	}
+	for key, m := range t.young {
+		if !m.RunAt.After(firm) {
+			delete(t.young, key)
+			mark(m)
 		}
 	}
 	for i, c := range look.Jobs {
@@ -518,12 +535,15 @@ func (t *turns) looked(p *plan, look *store.Look, now time.Time) {
 	}
 	for _, m := range look.Rests {
 		m.JobID--
-		if key := (markKey{m.Lane, m.Priority}); before(m, t.marks[key]) {
-			t.marks[key] = m
+		for _, marks := range []map[markKey]store.Mark{t.marks, t.young} {
+			if key := (markKey{m.Lane, m.Priority}); before(m, marks[key]) {
+				marks[key] = m
+			}
 		}
 	}
-	if len(t.marks) > 512 {
+	if len(t.marks)+len(t.young) > 512 {
 		clear(t.marks)
+		clear(t.young)
 	}
 	if p.wakes == t.wakes {
 		t.more = !short
