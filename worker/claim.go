@@ -1,7 +1,6 @@
 package worker
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -41,18 +40,12 @@ const (
 	hotAfter     = 6                     // jobs that came
 	hotWithin    = 20 * time.Millisecond // within this time
 	againAfter   = 2 * time.Millisecond
-	commitWithin = 20 * time.Millisecond // most of those who add: until then, jobs come in front of those that became due a little later
 	fullLook     = 20 * time.Millisecond // how often everything is looked at while hot,
 	fullShare    = 20                    // and at most one part in so many of the time
 	busyAfter    = 50 * time.Millisecond
 	turnTimeout  = 30 * time.Second
 	joinAt       = 100 // jobs in a batch for another turner to join
 )
-
-type markKey struct {
-	lane     int32
-	priority int16
-}
 
 // turns is what the turners share. Everything is under session.mu, but for the atomics.
 type turns struct {
@@ -88,9 +81,8 @@ type turns struct {
 
 	average  time.Duration // of an attempt; 0 is unknown
 	weight   int           // bytes of a payload, as the last claims brought them
-	marks    map[markKey]store.Mark
-	young    map[markKey]store.Mark // become marks after commitWithin
-	more     bool                   // there may be tickets
+	marks    marks
+	more     bool // there may be tickets
 	wakes    int
 	full     bool // everything is to be looked at
 	fullAt   time.Time
@@ -117,7 +109,7 @@ func (t *turns) init(s *session) {
 	t.over, t.halt = make(chan struct{}), make(chan struct{})
 	t.leases = map[int64]int{}
 	t.errands = make(chan errand, 1)
-	t.marks, t.young = map[markKey]store.Mark{}, map[markKey]store.Mark{}
+	t.marks = newMarks()
 	t.more, t.full = true, true
 }
 
@@ -437,9 +429,7 @@ func (t *turns) plan(now time.Time, settle, claim bool, sleep int, offer *store.
 		p.full = (t.full || now.Sub(t.fullAt) > fullLook) && !now.Before(t.fullDue()) || sleep == 1
 		p.claim = &store.Claim{Worker: t.s.id, Want: want, Tasks: t.s.taskIDs, Forbidden: t.s.cfg.ForbiddenFlags, Sleep: sleep}
 		if !p.full {
-			for _, m := range t.marks {
-				p.claim.Marks = append(p.claim.Marks, m)
-			}
+			p.claim.Marks = t.marks.list()
 		}
 	}
 	return p
@@ -499,52 +489,10 @@ func (t *turns) looked(p *plan, look *store.Look, now time.Time) {
 			t.full = false
 		}
 		if !short {
-			clear(t.marks) // it did not come to the end, so that what lies between is unknown
-			clear(t.young)
+			t.marks.clear() // it did not come to the end, so that what lies between is unknown
 		}
 	}
-	before := func(a, b store.Mark) bool { return cmp.Or(a.RunAt.Compare(b.RunAt), cmp.Compare(a.JobID, b.JobID)) < 0 }
-	firm := t.s.clock.Load().at(now).Add(-commitWithin)
-	mark := func(m store.Mark) {
-		key := markKey{m.Lane, m.Priority}
-		marks := t.marks
-		if m.RunAt.After(firm) {
-			if _, ok := t.young[key]; ok {
-				return // it has its turn first
-			}
-			marks = t.young
-		}
-		if old, ok := marks[key]; !ok || before(old, m) {
-			marks[key] = m
-		}
-	}
-	for key, m := range t.young {
-		if !m.RunAt.After(firm) {
-			delete(t.young, key)
-			mark(m)
-		}
-	}
-	for i, c := range look.Jobs {
-		if next := i + 1; next < got && look.Jobs[next].Lane == c.Lane && look.Jobs[next].Priority == c.Priority {
-			continue // they are in order: the last one of each counts
-		}
-		mark(store.Mark{Lane: c.Lane, Priority: c.Priority, RunAt: c.RunAt, JobID: c.JobID})
-	}
-	for _, m := range look.Marks {
-		mark(m)
-	}
-	for _, m := range look.Rests {
-		m.JobID--
-		for _, marks := range []map[markKey]store.Mark{t.marks, t.young} {
-			if key := (markKey{m.Lane, m.Priority}); before(m, marks[key]) {
-				marks[key] = m
-			}
-		}
-	}
-	if len(t.marks)+len(t.young) > 512 {
-		clear(t.marks)
-		clear(t.young)
-	}
+	t.marks.learn(look, t.s.clock.Load().at(now))
 	if p.wakes == t.wakes {
 		t.more = !short
 	}

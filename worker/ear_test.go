@@ -73,7 +73,7 @@ func TestOtherSchemaWakesNobody(t *testing.T) {
 	t.Parallel()
 	s := &session{id: 7, cfg: Config{Schema: "offstage"}, chore: make(chan struct{}, 1), beatNow: make(chan struct{}, 1)}
 	s.turns.init(s)
-	woken := func() (n int) {
+	woken := func() int {
 		return s.turns.wakes + len(s.turns.kicks[0]) + len(s.chore) + len(s.beatNow)
 	}
 	before := woken()
