@@ -19,15 +19,16 @@ import (
 	"github.com/offstage-dev/offstage/internal/pgtest"
 )
 
-// A worker with fifty jobs is killed: another one runs all of them again, within 20 s, and history names each as rescued
+// A worker with fifty jobs is killed: another one runs all of them again, within 20 s, all at the same time, and history names each as rescued
 // once. The scripts of the dead worker are dead, too.
 func TestKill(t *testing.T) {
 	t.Parallel()
 	s := newStage(t)
 	s.fifo("never")
+	gate := s.fifo("gate")
 	s.script("block", `
 echo $$ > "DIR/new-$GRAPHILE_WORKER_JOB_ID" && mv "DIR/new-$GRAPHILE_WORKER_JOB_ID" "DIR/run-$GRAPHILE_WORKER_JOB_ID-$GRAPHILE_WORKER_JOB_ATTEMPTS-$$"
-if [ "$GRAPHILE_WORKER_JOB_ATTEMPTS" = 1 ]; then read line < DIR/never; fi
+if [ "$GRAPHILE_WORKER_JOB_ATTEMPTS" = 1 ]; then read line < DIR/never; else read line < DIR/gate; fi
 `)
 	const n = 50
 	ids := s.add(many(n, offstage.Spec{Task: "block"})...)
@@ -59,6 +60,15 @@ if [ "$GRAPHILE_WORKER_JOB_ATTEMPTS" = 1 ]; then read line < DIR/never; fi
 	first.exit(10 * time.Second)
 	pgtest.Eventually(t, 20*time.Second, all("2"))
 	t.Logf("all run again after %v", time.Since(killed))
+	s.reaches(10*time.Second, n, `select count(*) from offstage.jobs where state = 'running' and attempts = 2`)
+	open, err := os.OpenFile(gate, os.O_RDWR, 0) // all of them read from it, and one line is enough for each
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer open.Close()
+	if _, err := open.WriteString(strings.Repeat("\n", n)); err != nil {
+		t.Fatal(err)
+	}
 	s.drained(20 * time.Second)
 	if runtime.GOOS == "linux" { // elsewhere nothing ends a process with its parent
 		for id, pid := range started("1") {

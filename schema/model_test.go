@@ -505,8 +505,8 @@ func (m *model) die() {
 			continue
 		}
 		j.attempts++
-		if j.crashes == 0 { // after that, only suspects are charged
-			j.crashes = 1
+		if j.crashes < 2 { // after that, only suspects are charged
+			j.crashes++
 		}
 		if j.attempts >= j.max {
 			j.state = "failed"

@@ -64,8 +64,7 @@ func (t *turns) arrived(p *plan, look *store.Look) {
 	t.claimed += len(look.Jobs)
 	for _, a := range p.arrival.attempts {
 		if t.leaves() { // the claim was under way when the slots went, or the worker was drained
-			a.ending, a.endedAt = a.end("release", nil), time.Now()
-			t.put(a)
+			t.giveBack(a)
 			continue
 		}
 		t.s.ready <- a // never blocks: there is room for all that want() asks for

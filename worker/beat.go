@@ -212,7 +212,7 @@ func (s *session) watchdog(ctx context.Context) error {
 	}
 }
 
-// cancelJobs cancels the running attempts among these jobs. What is ready is looked up when it starts.
+// cancelJobs cancels the attempts among these jobs that run, and the suspects that wait. What is ready is looked up when it starts.
 func (s *session) cancelJobs(reasons map[int64]string) {
 	if len(reasons) == 0 {
 		return
@@ -222,6 +222,13 @@ func (s *session) cancelJobs(reasons map[int64]string) {
 			a.cancel(cancelledBy(reason))
 		}
 	})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, a := range s.turns.takeSuspects(func(a *attempt) bool { _, ok := reasons[a.job.ID]; return ok }) {
+		a.ending, a.endedAt = a.end("cancel", cancelledBy(reasons[a.job.ID])), time.Now()
+		s.turns.put(a)
+	}
+	kick(s.turns.kicks[0])
 }
 
 // each calls f for every attempt that runs.

@@ -82,6 +82,7 @@ type turns struct {
 	average  time.Duration // of an attempt; 0 is unknown
 	weight   int           // bytes of a payload, as the last claims brought them
 	marks    marks
+	suspects suspects
 	more     bool // there may be tickets
 	wakes    int
 	full     bool // everything is to be looked at
@@ -394,7 +395,8 @@ func (t *turns) want() int {
 	if t.leaves() || t.held {
 		return 0
 	}
-	return min(t.s.cfg.Jobs+t.ahead()-len(t.s.ready)-int(t.running.Load())-t.wantFlying, maxBatch)
+	suspects := max(int(t.suspects.waiting.Load())-maxSuspects, 0)
+	return min(t.s.cfg.Jobs+t.ahead()-len(t.s.ready)-int(t.running.Load())-t.wantFlying-suspects, maxBatch)
 }
 
 // fullDue is when everything may be looked at again: at most a small share of the time is spent so, and polls do it anyway. One look that took long does not count, because anything may hold

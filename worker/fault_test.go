@@ -251,7 +251,7 @@ func TestSetAside(t *testing.T) {
 		if _, err := conn.Exec(s.ctx(), `select offstage.claim($1, 100, (select tasks from offstage_private.worker where id = $1))`, w); err != nil {
 			t.Fatal(err)
 		}
-		if round > 0 { // both are suspects now; the worker starts one at a time, and dies with the killer
+		if round > 1 { // both are suspects now; the worker starts one at a time, and dies with the killer
 			if _, err := conn.Exec(s.ctx(), `select offstage.start_suspect($1, l.claim + array_position(l.job_ids, $2), $2) from offstage_private.lease l where l.worker_id = $1`, w, killer); err != nil {
 				t.Fatal(err)
 			}

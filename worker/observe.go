@@ -56,16 +56,13 @@ func (a *attempt) observed(verdict string) Settled {
 		if a.job.Attempt >= a.job.MaxAttempts {
 			o.Outcome = offstage.OutcomeFailed
 		}
-	case a.ending.Ending == "crash" && a.crashes >= maxCrashes-1:
+	case a.ending.Ending == "crash" && a.suspect():
 		o.Outcome = offstage.OutcomeFailed
 	default:
 		o.Outcome = outcomes[a.ending.Ending]
 	}
 	return o
 }
-
-// maxCrashes in a row fail a job; see settle() in SQL.
-const maxCrashes = 3
 
 // observe tells the observer, if there is one, of a turn that was committed. Nobody else touches any more what was settled.
 func (s *session) observe(p *plan, unsettled []store.Verdict) {
@@ -137,7 +134,7 @@ func (w *Worker) Status() Status {
 	case s == nil:
 		return st
 	}
-	st.State, st.Worker, st.Busy, st.Ready = Working, s.id, s.runningNow(), len(s.ready)
+	st.State, st.Worker, st.Busy, st.Ready = Working, s.id, s.runningNow(), len(s.ready)+int(s.turns.suspects.waiting.Load())
 	st.LastBeat, st.Period = *s.lastBeat.Load(), time.Duration(s.period.Load())
 	switch {
 	case s.turns.stopping.Load():

@@ -85,8 +85,7 @@ func (s *session) givenJob(text string) {
 	t.claimed++
 	t.worked(1, from.at)
 	if t.leaves() || t.held || t.free() <= 0 {
-		a.ending, a.endedAt = a.end("release", nil), from.at
-		t.put(a)
+		t.giveBack(a)
 		kick(t.kicks[0])
 		return
 	}

@@ -13,12 +13,10 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/offstage-dev/offstage"
 	"github.com/offstage-dev/offstage/internal/store"
-	"github.com/offstage-dev/offstage/internal/wake"
 )
 
 // MaxResult is how many bytes of JSON a result may have. A larger one fails the job for good, because it would be as large the
@@ -210,10 +208,11 @@ func (a *attempt) run(ctx context.Context) (json.RawMessage, *store.Ending) {
 		return nil, a.endingOf(offstage.Cancel(errors.New("expired before it was started (expires_at)")), nil)
 	case a.handler == nil:
 		return nil, a.end("release", nil) // its task was renamed under us
-	case a.crashes > 0:
-		// It was running, or about to, when a worker died. Alone, and marked: if this worker dies too, it was this job.
-		defer a.s.suspects.enter()()
-		if held, err := a.markSuspect(ctx); err != nil || !held {
+	case a.suspect():
+		switch err := a.mark(ctx); {
+		case ctx.Err() != nil:
+			return nil, a.endingOf(err, context.Cause(ctx))
+		case err != nil:
 			return nil, a.end("release", err)
 		}
 	}
@@ -263,49 +262,6 @@ func perform(ctx context.Context, handler Handler, job *offstage.Job) (result js
 		}
 	}()
 	return handler(ctx, job)
-}
-
-func (a *attempt) markSuspect(ctx context.Context) (bool, error) {
-	if err := a.confirmed(ctx); err != nil {
-		return false, err
-	}
-	s := &a.s.suspects
-	if s.conn == nil || s.conn.IsClosed() {
-		conn, err := a.s.w.connect(ctx)
-		if err != nil {
-			return false, err
-		}
-		s.conn = conn
-	}
-	defer s.closeUnless(1) // nobody else waits: it is not kept while the handler runs
-	return a.s.store.StartSuspect(ctx, s.conn, a.s.id, a.claim, a.job.ID)
-}
-
-// suspects are jobs that have crashed a worker before: they run one at a time, and share the connection over which they are marked
-// as long as more of them wait.
-type suspects struct {
-	n    atomic.Int32 // that run or wait for it
-	mu   sync.Mutex   // who runs holds it
-	conn *pgx.Conn    // his; may be nil
-}
-
-// enter waits until no other one runs.
-func (s *suspects) enter() (leave func()) {
-	s.n.Add(1)
-	s.mu.Lock()
-	return func() {
-		s.n.Add(-1)
-		s.closeUnless(0)
-		s.mu.Unlock()
-	}
-}
-
-// closeUnless closes the connection unless there are more than so many of them.
-func (s *suspects) closeUnless(more int32) {
-	if s.n.Load() <= more && s.conn != nil {
-		wake.Close(s.conn)
-		s.conn = nil
-	}
 }
 
 // endingOf decides how an attempt is settled that ended with err, under a context that had ended for cause.

@@ -26,7 +26,7 @@ type Claim struct {
 	Number  int64  // of the claim
 	TaskID  int32  // the task's number
 	QueueID *int32 // the queue's; nil if the job has none
-	Crashes int    // processes that died in a row while they performed the job: let it have one of its own
+	Alone   bool   // two processes in a row died while they performed the job: let it have one of its own
 }
 
 // ClaimOf is the claim under which the attempt of ctx runs; false outside of one.
@@ -36,7 +36,7 @@ func ClaimOf(ctx context.Context) (Claim, bool) {
 		c, ok := ctx.Value(claimKey{}).(Claim)
 		return c, ok
 	}
-	return Claim{Worker: a.s.id, Number: a.claim, TaskID: a.task, QueueID: a.queue, Crashes: int(a.crashes)}, true
+	return Claim{Worker: a.s.id, Number: a.claim, TaskID: a.task, QueueID: a.queue, Alone: a.suspect()}, true
 }
 
 type claimKey struct{}
@@ -51,6 +51,6 @@ func WithClaim(ctx context.Context, c Claim) context.Context {
 func Released(err error) error { return &offstage.Control{Verb: "release", Err: err} }
 
 // Crashed is the error of a runner for an attempt whose process died when nobody can know whether that was the job's
-// fault: the job is given back, no attempt is spent, and it is run again alone (see Claim.Crashes). The third time in a
-// row the job fails.
+// fault: the job is given back, and no attempt is spent. After the second time in a row it runs alone (see Claim.Alone), and
+// the third time it fails.
 func Crashed(err error) error { return &offstage.Control{Verb: "crash", Err: err} }

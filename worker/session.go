@@ -50,9 +50,8 @@ type session struct {
 	base  context.Context       // of attempts; never ends, so that starting one costs no lock of a parent
 	cause atomic.Pointer[error] // why all attempts are cancelled, those to come too; see cancelAll
 
-	ready    chan *attempt             // claimed, not started; turners send, runners receive
-	current  []atomic.Pointer[attempt] // what each runner runs; runner i writes current[i]
-	suspects suspects                  // jobs that have crashed a worker before
+	ready   chan *attempt             // claimed, not started; turners send, runners receive
+	current []atomic.Pointer[attempt] // what each runner runs; runner i writes current[i]
 
 	tasks     atomic.Pointer[map[int32]known]  // beater writes
 	cancelled atomic.Pointer[map[int64]string] // beater writes
@@ -110,7 +109,7 @@ func (w *Worker) open(ctx context.Context, conn *pgx.Conn, wanted store.Wish) (_
 	s := &session{
 		w: w, cfg: w.cfg, store: w.store, id: r.Worker, taskIDs: r.Tasks, conn: conn, begun: make(chan struct{}),
 		log:     w.cfg.Log.With("worker", r.Worker),
-		ready:   make(chan *attempt, 2*w.cfg.Jobs+maxAhead),
+		ready:   make(chan *attempt, 2*w.cfg.Jobs+maxAhead+1), // one is a suspect's
 		current: make([]atomic.Pointer[attempt], w.cfg.Jobs),
 		beatNow: make(chan struct{}, 1),
 		telling: make(chan struct{}, 1),
@@ -304,7 +303,9 @@ func (s *session) goRunner(g *errgroup.Group, i int) {
 				ended = true
 				return nil
 			}
-			now = s.attempt(i, a, now)
+			if s.admits(a) {
+				now = s.attempt(i, a, now)
+			}
 		}
 	})
 }

@@ -24,6 +24,7 @@ func (t *turns) started(at time.Time) {
 func (t *turns) ended(a *attempt) {
 	t.running.Add(-1)
 	t.s.mu.Lock()
+	t.pass(a)
 	if a.abandoned {
 		t.s.mu.Unlock()
 		return
@@ -187,17 +188,26 @@ func (t *turns) unlock() bool {
 	return true
 }
 
-// release gives back what is ready.
+// release gives back what is ready, and the suspects that wait. mu is held.
 func (t *turns) release() {
+	for _, a := range t.takeSuspects(func(*attempt) bool { return true }) {
+		t.giveBack(a)
+	}
 	for {
 		select {
 		case a := <-t.s.ready:
-			a.ending, a.endedAt = a.end("release", nil), time.Now()
-			t.put(a)
+			t.pass(a)
+			t.giveBack(a)
 		default:
 			return
 		}
 	}
+}
+
+// giveBack ends an attempt that was not started: its job is released. mu is held.
+func (t *turns) giveBack(a *attempt) {
+	a.ending, a.endedAt = a.end("release", nil), time.Now()
+	t.put(a)
 }
 
 // unstick gives back what was fetched ahead when all slots have been stuck for a second: jobs have become long.

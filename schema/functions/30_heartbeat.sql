@@ -133,7 +133,7 @@ language sql stable as $$
       and l.job_ids[(of_claim & 1023)::integer] = of_job and j.released_claim < of_claim)
 $$;
 
--- Called before a job is run that has crashed a worker before: if this worker dies too, the job is known to be at
+-- Called before a job is run that was there when two workers in a row died: if this one dies too, the job is known to be at
 -- fault. A worker runs such jobs one at a time. False: the claim is gone. Locks the worker's row.
 create or replace function offstage.start_suspect(worker_id integer, claim bigint, job_id bigint) returns boolean
 language plpgsql as $$

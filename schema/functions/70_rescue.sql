@@ -49,8 +49,8 @@ begin
         t := offstage_private.task_of(j.task_id);
       end if;
       reason := offstage_private.uncancel(j.id);
-      -- A job that never crashed a worker is charged on suspicion; one that has, only if it was seen to start.
-      j.crashes := j.crashes + (crashed and spent and (j.crashes = 0 or of_claim is not distinct from l.suspect))::integer;
+      -- Two crashes are charged to all that were there, on suspicion; the third only to who was seen to start, because such jobs start one at a time.
+      j.crashes := j.crashes + (crashed and spent and (j.crashes < 2 or of_claim is not distinct from l.suspect))::integer;
       why := format('worker %s (pid %s on %s) %s during attempt %s%s', l.worker_id, l.pid, l.host, case when spent then 'died' else 'signed off' end,
         j.attempts + 1, case when j.crashes >= 3 then ', the third in a row: set aside' else '' end);
       outcomes := array[case when spent then 'rescued' else 'released' end];

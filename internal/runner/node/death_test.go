@@ -190,7 +190,7 @@ func TestBlocked(t *testing.T) {
 	if _, _, err := b.runIn(ctx, "blocks", "{}"); !strings.HasPrefix(first(err), "it blocked the event loop for ") {
 		t.Error(err)
 	}
-	// With others in the process, nobody knows; they run alone next.
+	// With others in the process, nobody knows; the second time in a row, they run alone next.
 	ctx, cancel = context.WithTimeoutCause(t.Context(), 300*time.Millisecond, offstage.ErrTimeout)
 	defer cancel()
 	err, other := b.beside(ctx, "blocks")
@@ -232,7 +232,7 @@ func TestDeath(t *testing.T) {
 		t.Error(err)
 	}
 	// One that has crashed has a process of its own, which is gone when it has ended.
-	alone := worker.WithClaim(t.Context(), worker.Claim{Crashes: 1})
+	alone := worker.WithClaim(t.Context(), worker.Claim{Alone: true})
 	own, log, err := b.runIn(alone, "pid", "{}")
 	if err != nil || own == shared || len(log) != 1 || !strings.Contains(log[0], "in a Node process of its own") {
 		t.Errorf("%s %s %v %q", own, shared, err, log)

@@ -15,8 +15,8 @@
 //   - what it prints and logs is its log. What is printed by nobody's attempt goes to the worker's log.
 //   - when its context ends, its abortSignal fires. If it has not ended after Config.AbortGrace, its process is replaced.
 //   - when a process dies, the attempt that is known to be at fault fails, and the others are released without being
-//     spent. If nobody can know which it was (out of memory, a signal), all are released as worker.Crashed, and each
-//     runs next in a process of its own.
+//     spent. If nobody can know which it was (out of memory, a signal), all are released as worker.Crashed, and the
+//     second time in a row each runs next in a process of its own.
 //   - a file that does not load is no task of this runner; see Unable.
 package node
 
@@ -214,7 +214,7 @@ func (r *Runner) Run(ctx context.Context, job *offstage.Job) (json.RawMessage, e
 		return nil, fmt.Errorf("no file for task %q", job.Task)
 	}
 	claim, _ := worker.ClaimOf(ctx)
-	if claim.Crashes > 0 {
+	if claim.Alone {
 		return r.alone(ctx, index, job, claim)
 	}
 	for {
@@ -228,7 +228,7 @@ func (r *Runner) Run(ctx context.Context, job *offstage.Job) (json.RawMessage, e
 	}
 }
 
-// alone performs an attempt in a process of its own: its job was running when a process died.
+// alone performs an attempt in a process of its own: its job was there when two in a row died.
 func (r *Runner) alone(ctx context.Context, index int, job *offstage.Job, claim worker.Claim) (json.RawMessage, error) {
 	p, err := r.start()
 	if err != nil {
@@ -247,7 +247,7 @@ func (r *Runner) alone(ctx context.Context, index int, job *offstage.Job, claim 
 	case <-r.closed:
 		return nil, worker.Released(errClosed)
 	}
-	worker.Log(ctx).Info("runs in a Node process of its own, because one died that it was running in")
+	worker.Log(ctx).Info("runs in a Node process of its own, because two in a row died while they had it")
 	if c := p.begin(ctx, r.seq.Add(1), index, job, claim); c != nil {
 		return p.await(ctx, c)
 	}
