@@ -157,7 +157,7 @@ func (a *app) actOnIDs(ctx context.Context, db *database, what act, ids []int64)
 		case !known:
 			unknown = append(unknown, id)
 			if st, err := db.client.Status(ctx, id); err == nil {
-				a.say("job %d has ended: it %s", id, st.Outcome)
+				a.say("job %d has ended: %s", id, st.Outcome)
 				unknown = unknown[:len(unknown)-1]
 				refused = append(refused, id)
 			} else {

@@ -216,7 +216,7 @@ func TestActOnIDs(t *testing.T) {
 	s.edit = nil
 	s.want(Done, "jobs", "get", "1").says(t, "cancelled", "not needed")
 
-	s.want(Refused, "jobs", "retry", "1", "--yes").says(t, "job 1 has ended: it cancelled")
+	s.want(Refused, "jobs", "retry", "1", "--yes").says(t, "job 1 has ended: cancelled")
 	s.want(NotFound, "jobs", "delete", "4711", "--yes").says(t, "job 4711 is not known")
 	got := decode[actResult](t, s.want(NotFound, "jobs", "delete", "1", "2", "4711", "--yes", "--json"))
 	if fmt.Sprint(got) != "{1 false [2] [] [1] [4711]}" {
