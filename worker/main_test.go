@@ -163,8 +163,8 @@ func (s *stage) claimed(id int64) {
 func (s *stage) asleep() {
 	s.t.Helper()
 	s.eventually(func() bool {
-		return one[bool](s, `select coalesce(bool_and(state = 'idle' and state_change < clock_timestamp() - interval '300 ms'), false) from pg_stat_activity
-			where datname = current_database() and query ~ '\.claim\('`)
+		return one[bool](s, `select count(*) = (select count(*) from offstage_private.worker) and coalesce(bool_and(state = 'idle' and state_change < clock_timestamp() - interval '300 ms'), false)
+			from pg_stat_activity where datname = current_database() and query ~ '\.(claim|settle|offer)\('`)
 	}, "a worker does not sleep")
 }
 
