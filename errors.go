@@ -29,7 +29,7 @@ var (
 type Control struct {
 	// Verb is "cancel", "fail", "snooze" or "retry"; from runners also "release" or "crash".
 	Verb string
-	// Delay is how long to wait, for snooze and retry.
+	// Delay is how long to wait, for snooze and retry, and for release.
 	Delay time.Duration
 	// Err is the reason; nil for snooze.
 	Err error

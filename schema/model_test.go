@@ -343,7 +343,12 @@ func (m *model) settle() {
 		j := m.jobs[id]
 		ending := pick(m.r, []string{"succeed", "succeed", "retry", "fail", "cancel", "snooze", "release"})
 		delay := m.r.IntN(20)
-		endings = append(endings, fmt.Sprintf(`{"claim": %d, "job_id": %d, "ending": %q, "delay": %d}`, j.claim, j.id, ending, delay))
+		atOnce := ending == "release" && m.r.IntN(2) == 0
+		given := fmt.Sprint(delay)
+		if atOnce {
+			given = "null"
+		}
+		endings = append(endings, fmt.Sprintf(`{"claim": %d, "job_id": %d, "ending": %q, "delay": %s}`, j.claim, j.id, ending, given))
 		later := m.now.Add(time.Duration(delay) * time.Second)
 		if ending == "fail" || ending == "retry" && j.attempts+1 >= j.max {
 			j.state, j.crashes = "failed", 0
@@ -360,8 +365,10 @@ func (m *model) settle() {
 		case "retry":
 			j.attempts++
 			j.runAt = latest(m.now, j.runAt).Add(time.Duration(delay) * time.Second)
-		case "snooze":
-			j.runAt = later
+		case "snooze", "release":
+			if !atOnce {
+				j.runAt = later
+			}
 		}
 		if ending != "release" {
 			j.crashes = 0
@@ -504,9 +511,9 @@ func (m *model) die() {
 		if j.state != "running" {
 			continue
 		}
-		j.attempts++
-		if j.crashes < 2 { // after that, only suspects are charged
+		if j.crashes < 2 { // after that, only who was marked has begun
 			j.crashes++
+			j.attempts++
 		}
 		if j.attempts >= j.max {
 			j.state = "failed"

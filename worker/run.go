@@ -211,7 +211,7 @@ func (a *attempt) run(ctx context.Context) (json.RawMessage, *store.Ending) {
 	case a.suspect():
 		switch err := a.mark(ctx); {
 		case ctx.Err() != nil:
-			return nil, a.endingOf(err, context.Cause(ctx))
+			return nil, a.endingOf(context.Cause(ctx), context.Cause(ctx))
 		case err != nil:
 			return nil, a.end("release", err)
 		}
@@ -276,7 +276,7 @@ func (a *attempt) endingOf(err, cause error) *store.Ending {
 		if control.Err != nil {
 			e = a.end(control.Verb, err) // with what it was wrapped in
 		}
-		if control.Verb == "snooze" || control.Verb == "retry" {
+		if control.Verb == "snooze" || control.Verb == "retry" || control.Verb == "release" && control.Delay > 0 {
 			seconds := control.Delay.Seconds()
 			e.Delay = &seconds
 		}

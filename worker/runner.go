@@ -26,7 +26,7 @@ type Claim struct {
 	Number  int64  // of the claim
 	TaskID  int32  // the task's number
 	QueueID *int32 // the queue's; nil if the job has none
-	Alone   bool   // two processes in a row died while they performed the job: let it have one of its own
+	Alone   bool   // two processes in a row, workers or a runner's, died while they had the job: let it have one of its own
 }
 
 // ClaimOf is the claim under which the attempt of ctx runs; false outside of one.

@@ -50,7 +50,7 @@ type session struct {
 	base  context.Context       // of attempts; never ends, so that starting one costs no lock of a parent
 	cause atomic.Pointer[error] // why all attempts are cancelled, those to come too; see cancelAll
 
-	ready   chan *attempt             // claimed, not started; turners send, runners receive
+	ready   chan *attempt             // claimed, not started; who holds mu sends, runners receive
 	current []atomic.Pointer[attempt] // what each runner runs; runner i writes current[i]
 
 	tasks     atomic.Pointer[map[int32]known]  // beater writes
@@ -305,6 +305,8 @@ func (s *session) goRunner(g *errgroup.Group, i int) {
 			}
 			if s.admits(a) {
 				now = s.attempt(i, a, now)
+			} else {
+				now = time.Now()
 			}
 		}
 	})

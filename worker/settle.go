@@ -24,7 +24,6 @@ func (t *turns) started(at time.Time) {
 func (t *turns) ended(a *attempt) {
 	t.running.Add(-1)
 	t.s.mu.Lock()
-	t.pass(a)
 	if a.abandoned {
 		t.s.mu.Unlock()
 		return
@@ -123,6 +122,7 @@ func (t *turns) settled(p *plan, unsettled []store.Verdict) {
 			t.s.log.Warn("the claim was lost, the result was refused; history says so", "job_id", a.job.ID, "task", a.job.Task, "attempt", a.job.Attempt)
 		}
 		t.claimed--
+		t.pass(a)
 		if a.arrival.lost.Load() {
 			continue
 		}
@@ -154,7 +154,7 @@ func (t *turns) stop() {
 	t.s.mu.Lock()
 	if !t.stopping.Swap(true) {
 		t.release()
-		close(t.s.ready) // runners end; done() sends no more, for it sees stopping under mu
+		close(t.s.ready) // runners end; nobody sends any more who sees stopping under mu
 	}
 	t.s.mu.Unlock()
 	kick(t.kicks[0])
@@ -196,7 +196,6 @@ func (t *turns) release() {
 	for {
 		select {
 		case a := <-t.s.ready:
-			t.pass(a)
 			t.giveBack(a)
 		default:
 			return
@@ -210,7 +209,7 @@ func (t *turns) giveBack(a *attempt) {
 	t.put(a)
 }
 
-// unstick gives back what was fetched ahead when all slots have been stuck for a second: jobs have become long.
+// unstick gives back what was fetched ahead, and the suspects that wait, when all slots have been stuck for a second: jobs have become long.
 func (t *turns) unstick() {
 	if len(t.s.ready) == 0 || time.Now().UnixNano()-t.lastStart.Load() < int64(time.Second) {
 		return

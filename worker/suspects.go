@@ -9,23 +9,21 @@ import (
 	"github.com/offstage-dev/offstage/internal/wake"
 )
 
-// maxCrashes in a row fail a job: workers that died while they had it, or processes of their runners. See give_back() and settle() in SQL.
+// maxCrashes in a row fail a job: deaths of workers that had it, or of processes of their runners. See give_back() and settle() in SQL.
 const maxCrashes = 3
 
 // suspect says that one more crash fails the job.
 func (a *attempt) suspect() bool { return a.crashes >= maxCrashes-1 }
 
-// suspects are the attempts of such jobs. They run one at a time, and each is marked before: if the worker dies now, it was this one. The others wait without a slot.
+// suspects are the attempts of such jobs. A worker runs one of them at a time, and marks it before: if the worker dies before that
+// one is settled, it was this one, and none of the others has begun. Those wait without a slot, as many as there are slots.
 type suspects struct {
-	turn    *attempt   // whose turn it is; nil: nobody's. Under session.mu, as is
-	queue   []*attempt // who comes next
-	waiting atomic.Int32
+	turn    *attempt     // whose turn it is; nil: nobody's. Under session.mu
+	queue   []*attempt   // those that wait, in order. Under session.mu
+	waiting atomic.Int32 // how many those are, for who does not hold it
 }
 
-// maxSuspects may wait without taking the place of other jobs.
-const maxSuspects = maxBatch
-
-// admits says whether a is to be run now. Otherwise it will come again, when it is its turn.
+// admits says whether a is to be run now. Otherwise it comes again when it is its turn, or is given back.
 func (s *session) admits(a *attempt) bool {
 	if !a.suspect() {
 		return true
@@ -46,11 +44,11 @@ func (s *session) admits(a *attempt) bool {
 		t.suspects.queue = append(t.suspects.queue, a)
 		t.suspects.waiting.Add(1)
 	}
-	kick(t.kicks[0]) // there is room for another one
+	kick(t.kicks[0]) // to settle that, or because there is room for another one
 	return false
 }
 
-// pass takes its turn from a, if it has it, and gives it to the next. mu is held.
+// pass takes its turn from a, which has been settled, if it has it, and gives it to the next. mu is held.
 func (t *turns) pass(a *attempt) {
 	q := &t.suspects
 	if q.turn != a {
@@ -61,7 +59,7 @@ func (t *turns) pass(a *attempt) {
 		q.turn = q.queue[0]
 		q.queue = q.queue[1:]
 		q.waiting.Add(-1)
-		t.s.ready <- q.turn // never blocks, and is not closed: there is room, and stop() has left nobody here
+		t.s.ready <- q.turn // never blocks, for there is room, and is open: nobody waits when stop() closes it
 	}
 }
 
@@ -94,10 +92,10 @@ func (a *attempt) mark(ctx context.Context) error {
 			return offstage.ErrLost
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
-		case a.s.turns.leaves():
+		case failures == markTries, a.s.turns.leaves():
 			return err
 		}
-		a.s.log.Warn("cannot mark a job that may have ended two workers, and does not start it: will try again", "job_id", a.job.ID, "error", err, "failures", failures)
+		a.s.log.Warn("cannot mark a job that was there when two workers died, and does not start it: will try again", "job_id", a.job.ID, "error", err, "failures", failures)
 		select {
 		case <-time.After(min(wake.Backoff(failures), time.Second)):
 		case <-ctx.Done():
@@ -106,11 +104,16 @@ func (a *attempt) mark(ctx context.Context) error {
 	}
 }
 
+// markTries is how often a worker tries before it leaves the job to others.
+const markTries = 10
+
 func (a *attempt) tryMark(ctx context.Context) (held bool, err error) {
 	conn, err := a.s.w.connect(ctx)
 	if err != nil {
 		return false, err
 	}
 	defer wake.Close(conn)
+	ctx, cancel := context.WithTimeout(ctx, turnTimeout)
+	defer cancel()
 	return a.s.store.StartSuspect(ctx, conn, a.s.id, a.claim, a.job.ID)
 }

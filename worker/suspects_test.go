@@ -2,7 +2,9 @@ package worker_test
 
 import (
 	"context"
+	"runtime"
 	"slices"
+	"sync/atomic"
 	"testing"
 
 	"github.com/offstage-dev/offstage"
@@ -13,7 +15,7 @@ import (
 func TestSuspects(t *testing.T) {
 	s := newStage(t)
 	started, finish := make(chan int64, 10), make(chan none)
-	w := s.worker(worker.Config{Jobs: 2})
+	w := s.worker(worker.Config{Jobs: 3})
 	worker.Handle(w, "suspect", func(_ context.Context, job *worker.Job[none]) (none, error) {
 		started <- job.ID
 		<-finish
@@ -80,7 +82,7 @@ func TestSuspects(t *testing.T) {
 	}
 }
 
-// The last of them that was given back leaves the turn to whoever comes next.
+// A drained worker gives back those that wait, and comes to them again.
 func TestSuspectsDrained(t *testing.T) {
 	s := newStage(t)
 	started, finish := make(chan int64, 10), make(chan none)
@@ -107,5 +109,40 @@ func TestSuspectsDrained(t *testing.T) {
 	finish <- none{}
 	if st := s.outcome(second); st.Outcome != offstage.OutcomeSucceeded {
 		t.Errorf("it ended as %+v", st)
+	}
+}
+
+// A worker that works until nothing is left works off the suspects, too. One whose handler ends its goroutine leaves the turn to the next.
+func TestSuspectsOnce(t *testing.T) {
+	s := newStage(t)
+	var inside, ran atomic.Int32
+	w := s.worker(worker.Config{Jobs: 3})
+	worker.Handle(w, "suspect", func(_ context.Context, job *worker.Job[string]) (none, error) {
+		if inside.Add(1) > 1 {
+			t.Error("two of them run at the same time")
+		}
+		defer inside.Add(-1)
+		ran.Add(1)
+		if job.Payload == "leaves" {
+			runtime.Goexit()
+		}
+		return none{}, nil
+	})
+	for i := range 20 {
+		payload := "returns"
+		if i%5 == 0 {
+			payload = "leaves"
+		}
+		s.add("suspect", payload, offstage.Options{MaxAttempts: 1})
+	}
+	s.exec("update offstage_private.job set crashes = 2")
+	if err := w.RunOnce(s.ctx()); err != nil {
+		t.Fatal(err)
+	}
+	if n := ran.Load(); n != 20 {
+		t.Errorf("%d of 20 have run", n)
+	}
+	if n := one[int](s, "select count(*) from offstage_private.history where outcome = 'succeeded'"); n != 16 {
+		t.Errorf("%d have succeeded, expected 16", n)
 	}
 }

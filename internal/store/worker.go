@@ -127,7 +127,7 @@ func (s *Store) SignOff(ctx context.Context, conn *pgx.Conn, worker int32) error
 	return Fault(err)
 }
 
-// StartSuspect is called before a job runs that has crashed a worker before. False: the claim is gone.
+// StartSuspect is called before a job runs that was there when two workers in a row died. False: the claim is gone.
 func (s *Store) StartSuspect(ctx context.Context, conn *pgx.Conn, worker int32, claim, job int64) (held bool, err error) {
 	err = conn.QueryRow(ctx, s.fn(`select offstage.start_suspect($1, $2, $3)`), worker, claim, job).Scan(&held)
 	return held, Fault(err)

@@ -382,7 +382,7 @@ end $$;
 --   retry    the attempt failed; tried again after "delay" seconds (or as the task says) while attempts are left
 --   fail     failed for good             cancel   ended as cancelled, with the error as its reason
 --   snooze   put off by "delay" seconds, without spending the attempt
---   release  given back, at once, without spending the attempt
+--   release  given back, at once or after "delay" seconds, without spending the attempt
 --   lost     the attempt began before its claim was committed, which it never was; nothing is settled, history says that
 --            it was rescued
 --   crash    as release, by a runner whose process died without anybody knowing which of its jobs was at fault; the third
@@ -541,7 +541,7 @@ begin
         coalesce(case when d.outcome = 'cancelled' then c.reason end,
           k.error || case when k.ending = 'crash' and d.outcome = 'failed' then ', the third time in a row: set aside' else '' end) as why,
         case
-          when d.outcome = 'snoozed' then at + coalesce(k.delay, 0) * interval '1 s'
+          when d.outcome = 'snoozed' or d.outcome = 'released' and k.delay is not null then at + coalesce(k.delay, 0) * interval '1 s'
           when d.outcome = 'retried' or d.outcome = 'failed' and k.ending = 'retry'  -- the last one too, as in graphile_worker
             then greatest(at, (k.job).run_at) + coalesce(k.delay * interval '1 s', offstage_private.retry_delay(t.retry, (k.job).attempts + 1))
           else (k.job).run_at

@@ -1,7 +1,7 @@
 -- Stage 9: rescue. The jobs of a dead worker run again.
 
 -- Gives back what dead workers hold: every job of their leases gets a ticket again, one attempt poorer, or fails when
--- that was its last one or it has crashed three workers in a row. A worker that has signed off costs no attempt. A job whose row a caller's transaction holds stays
+-- that was its last one or it has crashed three workers in a row. A worker that has signed off costs no attempt, and a job that cannot have begun none. A job whose row a caller's transaction holds stays
 -- with its lease for the next call; so do all, done with, if the caller is SERIALIZABLE, and the slots of queues. Locks: leases, jobs (both skip locked), then queues by id.
 create or replace function offstage_private.give_back(dead offstage_private.worker[], crashed boolean) returns integer
 language plpgsql
@@ -11,6 +11,7 @@ declare
   at timestamptz := offstage_private.clock();
   apart boolean := offstage_private.serializable();
   l record;
+  begun boolean;
   spent boolean;
   i bigint;
   of_claim bigint;
@@ -34,7 +35,6 @@ begin
     select e.claim, e.claimed_at, e.job_ids, w.id as worker_id, w.host, w.pid, w.suspect, w.signed_off
     from unnest(dead) w join offstage_private.lease e on e.worker_id = w.id order by e.claim for update of e skip locked
   loop
-    spent := not l.signed_off;
     of_claim := l.claim;
     foreach i in array l.job_ids loop
       of_claim := of_claim + 1;
@@ -49,10 +49,12 @@ begin
         t := offstage_private.task_of(j.task_id);
       end if;
       reason := offstage_private.uncancel(j.id);
-      -- Two crashes are charged to all that were there, on suspicion; the third only to who was seen to start, because such jobs start one at a time.
-      j.crashes := j.crashes + (crashed and spent and (j.crashes < 2 or of_claim is not distinct from l.suspect))::integer;
-      why := format('worker %s (pid %s on %s) %s during attempt %s%s', l.worker_id, l.pid, l.host, case when spent then 'died' else 'signed off' end,
-        j.attempts + 1, case when j.crashes >= 3 then ', the third in a row: set aside' else '' end);
+      -- A job that has crashed two workers starts alone, and is seen to (start_suspect): one that was not seen has not begun.
+      begun := not crashed or j.crashes < 2 or of_claim is not distinct from l.suspect;
+      spent := begun and not l.signed_off;
+      j.crashes := j.crashes + (crashed and spent)::integer;
+      why := format('worker %s (pid %s on %s) %s %s attempt %s%s', l.worker_id, l.pid, l.host, case when l.signed_off then 'signed off' else 'died' end,
+        case when begun then 'during' else 'before' end, j.attempts + 1, case when j.crashes >= 3 then ', the third in a row: set aside' else '' end);
       outcomes := array[case when spent then 'rescued' else 'released' end];
       if reason is not null then
         outcomes := outcomes || 'cancelled'::text;

@@ -135,7 +135,7 @@ begin
       return query select 'retry', format('attempt %s of %s failed: %s; the next one is due at %s', j.attempts, coalesce(j.max_attempts, t.max_attempts, 25),
         coalesce(nullif(offstage_private.error_line(j.last_error), ''), 'no error is known'), offstage_private.moment(j.run_at)), h.settled_at, j.run_at, sooner;
     else
-      return query select 'scheduled', format('scheduled for %s%s', offstage_private.moment(j.run_at), case when h.outcome = 'snoozed' then ': its last attempt has put it off'
+      return query select 'scheduled', format('scheduled for %s%s', offstage_private.moment(j.run_at), case when h.outcome in ('snoozed', 'released') then ': its last attempt has put it off'
         when j.run_at <= at then ', which has come: a worker will have it wait for a slot within two seconds' else '' end), j.added_at, j.run_at, sooner;
     end if;
     return;

@@ -1,1 +1,1 @@
--- A function that does something else than before: give_back() takes two crashes for accidents, not one. Workers of the version before go on as they were. Locks no table.
+-- Functions that do something else than before: give_back() takes two crashes for accidents, not one, and settle() heeds the delay of a release. Workers of the version before go on as they were. Locks no table.

@@ -231,7 +231,7 @@ func TestDeath(t *testing.T) {
 	if err != nil {
 		t.Error(err)
 	}
-	// One that has crashed has a process of its own, which is gone when it has ended.
+	// One that was there twice has a process of its own, which is gone when it has ended.
 	alone := worker.WithClaim(t.Context(), worker.Claim{Alone: true})
 	own, log, err := b.runIn(alone, "pid", "{}")
 	if err != nil || own == shared || len(log) != 1 || !strings.Contains(log[0], "in a Node process of its own") {
@@ -288,7 +288,7 @@ func TestBrokenSince(t *testing.T) {
 		if err == nil && result == before { // the process was not given up yet
 			return false
 		}
-		if verb(err) != "snooze" || len(log) != 1 || !strings.Contains(log[0], "the file of the task does not load any more") {
+		if verb(err) != "release" || len(log) != 1 || !strings.Contains(log[0], "the file of the task does not load any more") {
 			t.Errorf("%q %v %q", result, err, log)
 		}
 		return true

@@ -228,7 +228,7 @@ func (r *Runner) Run(ctx context.Context, job *offstage.Job) (json.RawMessage, e
 	}
 }
 
-// alone performs an attempt in a process of its own: its job was there when two in a row died.
+// alone performs an attempt in a process of its own: its job was there when two in a row died, or two workers.
 func (r *Runner) alone(ctx context.Context, index int, job *offstage.Job, claim worker.Claim) (json.RawMessage, error) {
 	p, err := r.start()
 	if err != nil {
@@ -238,8 +238,12 @@ func (r *Runner) alone(ctx context.Context, index int, job *offstage.Job, claim 
 		p.end()
 		<-p.exited
 	}()
+	late := time.NewTimer(r.config.LoadTimeout)
+	defer late.Stop()
 	select {
 	case <-p.ready:
+	case <-late.C:
+		return nil, putOff(ctx, fmt.Errorf("the tasks have not loaded within %s in a Node process of its own", r.config.LoadTimeout))
 	case <-p.exited:
 		return nil, putOff(ctx, fmt.Errorf("a Node process of its own ended before the tasks were loaded: %s", p.how()))
 	case <-ctx.Done():
@@ -247,7 +251,7 @@ func (r *Runner) alone(ctx context.Context, index int, job *offstage.Job, claim 
 	case <-r.closed:
 		return nil, worker.Released(errClosed)
 	}
-	worker.Log(ctx).Info("runs in a Node process of its own, because two in a row died while they had it")
+	worker.Log(ctx).Info("runs in a Node process of its own, because two processes in a row, workers or Node's, died while they had this job")
 	if c := p.begin(ctx, r.seq.Add(1), index, job, claim); c != nil {
 		return p.await(ctx, c)
 	}
@@ -257,7 +261,7 @@ func (r *Runner) alone(ctx context.Context, index int, job *offstage.Job, claim 
 // putOff is for attempts that cannot be made now, through no fault of the job.
 func putOff(ctx context.Context, err error) error {
 	worker.Log(ctx).Warn("put off for 10 s", "error", err)
-	return offstage.Snooze(10 * time.Second)
+	return &offstage.Control{Verb: "release", Delay: 10 * time.Second} // a snooze would forget the crashes
 }
 
 var errClosed = errors.New("the Node processes are ending")
