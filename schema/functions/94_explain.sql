@@ -68,6 +68,7 @@ $$;
 --   no_worker     no worker is there                   task_unknown  none of those that are there can perform its task
 --   flags_forbidden  all of those leave its flags to others
 --   running       since then                           cancelling    somebody wants it stopped, and it still runs
+--   alone         a worker has it, and runs one of those at a time that two workers in a row died with
 --   rescue        its worker is gone, it will be given back
 --   failed        it is out of attempts, or has failed for good
 --   set_aside     it has crashed three workers in a row
@@ -173,6 +174,9 @@ begin
       return query select 'cancelling', format('attempt %s is running on worker %s (pid %s on %s) since %s, and was told at %s to stop: %s', j.attempts + 1, w.id, w.pid, w.host,
           offstage_private.moment(l.claimed_at), offstage_private.moment(h.requested_at), h.reason), h.requested_at, null::timestamptz,
         format('if it does not stop by itself, its handler does not look at its context or signal: end process %s on %s, others then take over what it runs', w.pid, w.host);
+    elsif j.crashes >= 2 and w.suspect is distinct from l.claim then
+      return query select 'alone', format('two workers in a row died while they had it: worker %s (pid %s on %s) runs such jobs one at a time, and has this one since %s', w.id, w.pid, w.host, offstage_private.moment(l.claimed_at)),
+        l.claimed_at, null::timestamptz, '';
     else
       return query select 'running', format('attempt %s is running on worker %s (pid %s on %s) since %s', j.attempts + 1, w.id, w.pid, w.host, offstage_private.moment(l.claimed_at))
           || coalesce((select format(', at %s %%%s', round(p.percent), coalesce(': ' || nullif(p.message, ''), '')) from offstage_private.progress p
