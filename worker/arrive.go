@@ -177,9 +177,7 @@ const strangeAfter = 500 * time.Millisecond
 // lose gives an arrival up. mu is held.
 func (t *turns) lose(lost *arrival) {
 	t.s.log.Warn("the connection broke before a claim was committed, and the database does not have it: its attempts are cancelled", "jobs", len(lost.attempts))
-	for _, a := range t.takeSuspects(func(a *attempt) bool { return a.arrival == lost }) {
-		t.giveBack(a)
-	}
+	t.giveBack(t.takeSuspects(func(a *attempt) bool { return a.arrival == lost })...)
 	lost.lose()
 	t.count(lost.attempts, -1)
 	t.s.each(func(a *attempt) {

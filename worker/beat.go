@@ -225,8 +225,7 @@ func (s *session) cancelJobs(reasons map[int64]string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, a := range s.turns.takeSuspects(func(a *attempt) bool { _, ok := reasons[a.job.ID]; return ok }) {
-		a.ending, a.endedAt = a.end("cancel", cancelledBy(reasons[a.job.ID])), time.Now()
-		s.turns.put(a)
+		s.turns.skip(a, a.end("cancel", cancelledBy(reasons[a.job.ID])))
 	}
 	kick(s.turns.kicks[0])
 }

@@ -395,7 +395,7 @@ func (t *turns) want() int {
 	if t.leaves() || t.held {
 		return 0
 	}
-	suspects := max(int(t.suspects.waiting.Load())-t.s.cfg.Jobs, 0) // more of them take slots
+	suspects := max(len(t.suspects.queue)-t.s.cfg.Jobs, 0) // more of them take slots
 	return min(t.s.cfg.Jobs+t.ahead()-len(t.s.ready)-int(t.running.Load())-t.wantFlying-suspects, maxBatch)
 }
 

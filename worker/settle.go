@@ -190,9 +190,7 @@ func (t *turns) unlock() bool {
 
 // release gives back what is ready, and the suspects that wait. mu is held.
 func (t *turns) release() {
-	for _, a := range t.takeSuspects(func(*attempt) bool { return true }) {
-		t.giveBack(a)
-	}
+	t.giveBack(t.takeSuspects(func(*attempt) bool { return true })...)
 	for {
 		select {
 		case a := <-t.s.ready:
@@ -203,9 +201,16 @@ func (t *turns) release() {
 	}
 }
 
-// giveBack ends an attempt that was not started: its job is released. mu is held.
-func (t *turns) giveBack(a *attempt) {
-	a.ending, a.endedAt = a.end("release", nil), time.Now()
+// giveBack ends attempts that were not started: their jobs are released. mu is held.
+func (t *turns) giveBack(all ...*attempt) {
+	for _, a := range all {
+		t.skip(a, a.end("release", nil))
+	}
+}
+
+// skip ends an attempt that was not started. mu is held.
+func (t *turns) skip(a *attempt, ending *store.Ending) {
+	a.ending, a.endedAt = ending, time.Now()
 	t.put(a)
 }
 

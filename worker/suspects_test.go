@@ -11,16 +11,21 @@ import (
 	"github.com/offstage-dev/offstage/worker"
 )
 
-// Jobs that were there when two workers died run one at a time, each marked. Those that wait take no slot, can be cancelled, and go back at once when the worker stops.
-func TestSuspects(t *testing.T) {
-	s := newStage(t)
-	started, finish := make(chan int64, 10), make(chan none)
-	w := s.worker(worker.Config{Jobs: 3})
+// hold has w perform jobs of the task "suspect": each says that it has started, and waits.
+func (s *stage) hold(w *worker.Worker, started chan<- int64, finish <-chan none) {
 	worker.Handle(w, "suspect", func(_ context.Context, job *worker.Job[none]) (none, error) {
 		started <- job.ID
 		<-finish
 		return none{}, nil
 	})
+}
+
+// Jobs that were there when two workers died run one at a time, each marked. Those that wait take no slot, can be cancelled, and go back at once when the worker stops.
+func TestSuspects(t *testing.T) {
+	s := newStage(t)
+	started, finish := make(chan int64, 10), make(chan none)
+	w := s.worker(worker.Config{Jobs: 3})
+	s.hold(w, started, finish)
 	worker.Handle(w, "plain", func(context.Context, *worker.Job[none]) (none, error) { return none{}, nil })
 	var ids []int64
 	for range 4 {
@@ -87,11 +92,7 @@ func TestSuspectsDrained(t *testing.T) {
 	s := newStage(t)
 	started, finish := make(chan int64, 10), make(chan none)
 	w := s.worker(worker.Config{Jobs: 2})
-	worker.Handle(w, "suspect", func(_ context.Context, job *worker.Job[none]) (none, error) {
-		started <- job.ID
-		<-finish
-		return none{}, nil
-	})
+	s.hold(w, started, finish)
 	both := s.add("suspect", nil) + s.add("suspect", nil)
 	s.exec("update offstage_private.job set crashes = 2")
 	s.run(w)
