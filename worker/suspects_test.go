@@ -147,3 +147,101 @@ func TestSuspectsOnce(t *testing.T) {
 		t.Errorf("%d have succeeded, expected 16", n)
 	}
 }
+
+// addSuspect adds one.
+func (s *stage) addSuspect() (id int64) {
+	s.t.Helper()
+	tx, err := s.pool.Begin(s.ctx())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer tx.Rollback(s.ctx())
+	if id, err = s.client.With(tx).Add(s.ctx(), "suspect", nil); err == nil {
+		if _, err = tx.Exec(s.ctx(), "update offstage_private.job set crashes = 2 where id = $1", id); err == nil {
+			err = tx.Commit(s.ctx())
+		}
+	}
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return id
+}
+
+// What cannot be marked does not start, can be cancelled, and starts when it can be marked.
+func TestSuspectNotMarked(t *testing.T) {
+	s := newStage(t)
+	mark := one[string](s, "select pg_get_functiondef('offstage.start_suspect'::regproc)")
+	s.exec("create sequence public.tries")
+	s.exec(`create or replace function offstage.start_suspect(worker_id integer, claim bigint, job_id bigint) returns boolean language plpgsql
+		as $$ begin perform nextval('public.tries'); raise 'not now'; end $$`)
+	tried := func(more int64) {
+		t.Helper()
+		before := one[int64](s, "select last_value from public.tries")
+		s.eventually(func() bool { return one[int64](s, "select last_value from public.tries") >= before+more }, "nobody tries to mark it")
+	}
+	started, finish := make(chan int64, 10), make(chan none)
+	close(finish)
+	w := s.worker(worker.Config{Jobs: 1})
+	s.hold(w, started, finish)
+	s.run(w)
+	id := s.addSuspect()
+	tried(2)
+	if _, _, err := s.client.Cancel(s.ctx(), "not needed", id); err != nil {
+		t.Fatal(err)
+	}
+	if st := s.outcome(id); st.Outcome != offstage.OutcomeCancelled || st.Error != "not needed" {
+		t.Errorf("it ended as %+v", st)
+	}
+	if got := s.history(id); !slices.Equal(got, []string{"cancelled"}) {
+		t.Errorf("its history is %v", got)
+	}
+	other := s.addSuspect()
+	tried(2)
+	if len(started) > 0 {
+		t.Errorf("job %d has started", <-started)
+	}
+	s.exec(mark)
+	if st := s.outcome(other); st.Outcome != offstage.OutcomeSucceeded || <-started != other {
+		t.Errorf("the other one ended as %+v", st)
+	}
+}
+
+// A worker that is declared dead while they wait lets go of them; they run again when their turn comes.
+func TestSuspectsOfTheDead(t *testing.T) {
+	s := newStage(t)
+	started, finish := make(chan int64, 10), make(chan none)
+	w := s.worker(worker.Config{Jobs: 2})
+	s.hold(w, started, finish)
+	s.run(w)
+	both := []int64{s.addSuspect(), s.addSuspect()}
+	first := <-started
+	for _, id := range both {
+		s.claimed(id)
+	}
+	s.exec("select offstage.force_unlock_workers(array(select distinct locked_by from offstage.jobs))")
+	close(finish)
+	for _, id := range both {
+		if st := s.outcome(id); st.Outcome != offstage.OutcomeSucceeded {
+			t.Errorf("job %d ended as %+v", id, st)
+		}
+		if got := s.history(id); count(got, "succeeded") != 1 || count(got, "rescued") != 1 {
+			t.Errorf("history of job %d is %v", id, got)
+		}
+	}
+	ran := map[int64]int{first: 1}
+	for len(started) > 0 {
+		ran[<-started]++
+	}
+	if ran[first] != 2 || ran[both[0]+both[1]-first] != 1 {
+		t.Errorf("they have run %v times", ran)
+	}
+}
+
+func count(all []string, one string) (n int) {
+	for _, text := range all {
+		if text == one {
+			n++
+		}
+	}
+	return n
+}

@@ -271,6 +271,18 @@ func ended(t *testing.T) context.Context {
 	return ctx
 }
 
+// A file that has begun to work for ever when it is loaded does not hold up who has to run alone.
+func TestAloneLoadsTooLong(t *testing.T) {
+	t.Parallel()
+	b := open(t, map[string]string{"a.js": `while (require("node:fs").existsSync(__dirname + "/hangs.txt")) {}; module.exports = () => process.pid`},
+		func(c *Config) { c.LoadTimeout = 5 * time.Second })
+	write(t, b.dir, map[string]string{"hangs.txt": ""})
+	_, log, err := b.runIn(worker.WithClaim(t.Context(), worker.Claim{Alone: true}), "a", "{}")
+	if verb(err) != "release" || len(log) != 1 || !strings.Contains(log[0], "the tasks have not loaded within 5s in a Node process of its own") {
+		t.Errorf("%v %q", err, log)
+	}
+}
+
 // A file that was broken since the worker has started spends no attempts of its jobs.
 func TestBrokenSince(t *testing.T) {
 	t.Parallel()
