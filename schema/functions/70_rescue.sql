@@ -2,14 +2,14 @@
 
 -- Gives back what dead workers hold: every job of their leases gets a ticket again, one attempt poorer, or fails when
 -- that was its last one or it has crashed three workers in a row. A worker that has signed off costs no attempt, and a job that cannot have begun none. A job whose row a caller's transaction holds stays
--- with its lease for the next call; so do all, done with, if the caller is SERIALIZABLE, and the slots of queues. Locks: leases, jobs (both skip locked), then queues by id.
+-- with its lease for the next call; so do all, done with, if the caller has a snapshot of its own, which may be older than its locks, and the slots of queues. Locks: leases, jobs (both skip locked), then queues by id.
 create or replace function offstage_private.give_back(dead offstage_private.worker[], crashed boolean) returns integer
 language plpgsql
 set jit = off set enable_seqscan = off set enable_bitmapscan = off
 as $$
 declare
   at timestamptz := offstage_private.clock();
-  apart boolean := offstage_private.serializable();
+  apart boolean := current_setting('transaction_isolation') in ('repeatable read', 'serializable');
   l record;
   begun boolean;
   spent boolean;
@@ -190,8 +190,8 @@ begin
 end $$;
 
 -- Takes their jobs away from these workers ("worker-17", as in jobs.locked_by), which are treated as dead from now on:
--- what they still send is refused. The attempts stay spent. Unknown ids are ignored. If the caller is SERIALIZABLE, queues go on
--- when a worker next looks for what the dead have left, within seconds.
+-- what they still send is refused. The attempts stay spent. Unknown ids are ignored. If the caller is REPEATABLE READ or
+-- SERIALIZABLE, queues go on when a worker next looks for what the dead have left, within seconds.
 create or replace function offstage.force_unlock_workers(worker_ids text[]) returns void
 language sql as $$
   select offstage_private.unlock_workers(worker_ids);

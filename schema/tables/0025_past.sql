@@ -1,0 +1,1 @@
+-- A function that does something else than before: give_back() leaves the queues of a REPEATABLE READ caller to the next rescue(). Locks no table.
