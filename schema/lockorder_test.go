@@ -471,7 +471,7 @@ func (w *brawler) finish(ctx context.Context, j held, r *rand.Rand) (bool, error
 func (b *brawl) drain(conn *pgx.Conn) {
 	t, ctx := b.t, pgtest.Context(b.t)
 	id, tasks := worker(t, conn, brawlTasks...)
-	// The living clean up what SERIALIZABLE callers have left of the dead: slots of queues.
+	// The living clean up what REPEATABLE READ and SERIALIZABLE callers have left of the dead: slots of queues.
 	pgtest.Do(t, conn, "update offstage_private.worker set beats = 5, beat_at = offstage_private.clock() where id = $1", id)
 	pgtest.Do(t, conn, "select offstage.rescue($1)", id)
 	checkWhole(t, conn)
@@ -517,7 +517,10 @@ func (b *brawl) drain(conn *pgx.Conn) {
 		}
 	}
 	pgtest.Do(t, conn, "select * from offstage.settle($1, null, null, emptied => $2)", id, leases)
-	pgtest.Do(t, conn, "select * from offstage.promote()")
+	// Queues whose parked jobs callers held in the last moment of the brawl are looked at again a second later.
+	for pgtest.One[bool](t, conn, "select next_at is not null from offstage.promote()") {
+		pgtest.Do(t, conn, "select pg_sleep_until(min(due_at)) from offstage_private.handover")
+	}
 	checkWhole(t, conn)
 	for _, table := range []string{"ticket", "scheduled", "parked", "lease", "handover"} {
 		if n := pgtest.One[int](t, conn, "select count(*) from offstage_private."+table); n != 0 {
