@@ -471,9 +471,11 @@ func (w *brawler) finish(ctx context.Context, j held, r *rand.Rand) (bool, error
 func (b *brawl) drain(conn *pgx.Conn) {
 	t, ctx := b.t, pgtest.Context(b.t)
 	id, tasks := worker(t, conn, brawlTasks...)
-	// The living clean up what REPEATABLE READ and SERIALIZABLE callers have left of the dead: slots of queues.
+	// The living do what REPEATABLE READ and SERIALIZABLE callers have left to them: workers to be unlocked, and with the next call slots of queues.
 	pgtest.Do(t, conn, "update offstage_private.worker set beats = 5, beat_at = offstage_private.clock() where id = $1", id)
-	pgtest.Do(t, conn, "select offstage.rescue($1)", id)
+	for range 2 {
+		pgtest.Do(t, conn, "select offstage.rescue($1)", id)
+	}
 	checkWhole(t, conn)
 	if t.Failed() {
 		t.Log(pgtest.One[string](t, conn, "select string_agg(to_jsonb(l)::text, E'\\n') from offstage_private.lease l"))
@@ -522,7 +524,7 @@ func (b *brawl) drain(conn *pgx.Conn) {
 		pgtest.Do(t, conn, "select pg_sleep_until(min(due_at)) from offstage_private.handover")
 	}
 	checkWhole(t, conn)
-	for _, table := range []string{"ticket", "scheduled", "parked", "lease", "handover"} {
+	for _, table := range []string{"ticket", "scheduled", "parked", "lease", "handover", "unlock"} {
 		if n := pgtest.One[int](t, conn, "select count(*) from offstage_private."+table); n != 0 {
 			t.Errorf("%d rows are left in %s", n, table)
 		}

@@ -95,7 +95,7 @@ var checks = []struct{ what, sql string }{
 			('jobs that have not failed', (select count(*) from offstage_private.job where not failed)),
 			('tickets', (select count(*) from offstage_private.ticket)), ('stubs', (select count(*) from offstage_private.stub)), ('scheduled', (select count(*) from offstage_private.scheduled)),
 			('parked', (select count(*) from offstage_private.parked)), ('leases', (select count(*) from offstage_private.lease)),
-			('handovers', (select count(*) from offstage_private.handover)),
+			('handovers', (select count(*) from offstage_private.handover)), ('workers to be unlocked', (select count(*) from offstage_private.unlock)),
 			('slots', (select coalesce(sum(cardinality(claims)), 0) from offstage_private.queue_state)),
 			('workers', (select count(*) from offstage_private.worker where dead_at is null)),
 			-- A job that has failed keeps its progress, and a cancellation that came too late for its last attempt.

@@ -6,8 +6,8 @@
 --      schedule    tick: skip locked; callers who change one: blocking, one at a time, and before anything else
 --      offer       add: skip locked, until its commit; worker: skip locked; give: has it already
 --      names       SERIALIZABLE callers lock the row of a task, name, version or lane for a moment, to find it; for whoever changes a task they wait for a millisecond, whatever they hold
---   1. worker      settle: key share; heartbeat: no key update; rescue: update, skip locked; claim and give: key share, skip
---                  locked, at their end
+--   1. worker      settle: key share; heartbeat: no key update; force_unlock_workers: update, by id; rescue: the same for a tenth of a second,
+--                  or update, skip locked; claim and give: key share, skip locked, at their end
 --   2. lease       rescue: update, skip locked; a worker's own settle deletes it
 --   3. job         settle: plain jobs by delete (nobody else locks them while they run), keyed ones skip locked;
 --                  rescue skip locked; keyed add, remove_job and admin: blocking, in the order of the keys. SERIALIZABLE

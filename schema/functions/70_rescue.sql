@@ -126,36 +126,6 @@ begin
   return n;
 end $$;
 
--- Declares workers dead that have missed five beats, and gives their jobs back; says how many. Only a worker whose
--- own last five beats have landed may: when heartbeats fail everywhere at once, nobody rescues. A chore: does nothing
--- while another worker is at it. Locks workers (skip locked: one that is settling lives).
-create or replace function offstage.rescue(worker_id integer) returns integer
-language plpgsql as $$
-declare
-  at timestamptz := offstage_private.clock();
-  dead offstage_private.worker[];
-begin
-  if not pg_try_advisory_xact_lock(hashtext('offstage'), -2) then
-    return 0;
-  end if;
-  if not exists (select from offstage_private.worker w
-                 where w.id = rescue.worker_id and w.dead_at is null and w.beats >= 5 and w.beat_at > at - 2 * w.period) then
-    return 0;
-  end if;
-  with stale as (
-    select w.id from offstage_private.worker w
-    where w.dead_at is null and w.beat_at < at - 5 * w.period order by w.id for update skip locked
-  )
-  update offstage_private.worker w set dead_at = at from stale s where w.id = s.id;
-  dead := array(
-    select w from offstage_private.worker w
-    where w.dead_at is not null and exists (select from offstage_private.lease l where l.worker_id = w.id) order by w.id);
-  if cardinality(dead) = 0 then
-    return 0;
-  end if;
-  return offstage_private.give_back(dead, true);
-end $$;
-
 -- Declares a worker dead, and answers its row, locked as soon as what it is settling is settled; null if there is no such worker.
 create or replace function offstage_private.kill_worker(of_id integer) returns offstage_private.worker
 language plpgsql strict as $$
@@ -175,23 +145,87 @@ exception when sqlstate 'OS000' then
   return null;
 end $$;
 
+-- Declares the workers dead that callers have asked for who could not do it themselves: see unlock_workers(). One that somebody holds for a tenth of a second waits for the next call.
+create or replace function offstage_private.kill_asked() returns offstage_private.worker[]
+language plpgsql set lock_timeout = '100ms' as $$
+declare
+  of_id integer;
+  w offstage_private.worker;
+  dead offstage_private.worker[] := '{}';
+begin
+  for of_id in select distinct u.worker_id from offstage_private.unlock u order by 1 loop
+    begin
+      w := offstage_private.kill_worker(of_id);
+      delete from offstage_private.unlock u where u.worker_id = of_id;
+      if w.id is not null then
+        dead := dead || w;
+      end if;
+    exception when lock_not_available then
+      null;
+    end;
+  end loop;
+  return dead;
+end $$;
+
+-- Declares workers dead that have missed five beats, and gives their jobs back; says how many. Only a worker whose
+-- own last five beats have landed may: when heartbeats fail everywhere at once, nobody rescues. A chore: does nothing
+-- while another worker is at it. Locks workers (skip locked: one that is settling lives). Before that, and then nothing
+-- else, it takes away the jobs for whom force_unlock_workers has left that to it.
+create or replace function offstage.rescue(worker_id integer) returns integer
+language plpgsql as $$
+declare
+  at timestamptz := offstage_private.clock();
+  dead offstage_private.worker[];
+begin
+  if not pg_try_advisory_xact_lock(hashtext('offstage'), -2) then
+    return 0;
+  end if;
+  if not exists (select from offstage_private.worker w
+                 where w.id = rescue.worker_id and w.dead_at is null and w.beats >= 5 and w.beat_at > at - 2 * w.period) then
+    return 0;
+  end if;
+  dead := offstage_private.kill_asked();
+  if dead <> '{}' then
+    return offstage_private.give_back(dead, false);
+  end if;
+  with stale as (
+    select w.id from offstage_private.worker w
+    where w.dead_at is null and w.beat_at < at - 5 * w.period order by w.id for update skip locked
+  )
+  update offstage_private.worker w set dead_at = at from stale s where w.id = s.id;
+  dead := array(
+    select w from offstage_private.worker w
+    where w.dead_at is not null and exists (select from offstage_private.lease l where l.worker_id = w.id) order by w.id);
+  if cardinality(dead) = 0 then
+    return 0;
+  end if;
+  return offstage_private.give_back(dead, true);
+end $$;
+
+-- Does what force_unlock_workers says. What somebody has changed since the snapshot of a REPEATABLE READ or SERIALIZABLE caller, as a worker that lives changes its row with each beat, the caller cannot change: the
+-- next rescue() does it all. Nothing is read then: see 00_apart.sql.
 create or replace function offstage_private.unlock_workers(worker_ids text[]) returns void
 language plpgsql as $$
 declare
+  ids integer[] := array(select distinct substring(u from '^worker-([1-9][0-9]{0,8})$')::integer as id from unnest(worker_ids) u order by id);
   dead offstage_private.worker[];
 begin
-  dead := array(
-    select k from (select distinct substring(u from '^worker-([1-9][0-9]{0,8})$')::integer from unnest(worker_ids) u order by 1) o (id)
-    cross join lateral offstage_private.kill_worker(o.id) k where k.id is not null);
-  perform offstage_private.give_back(dead, false);
-  if dead <> '{}' then
-    perform offstage_private.note('unlock', (select string_agg('worker-' || w.id, ', ') from unnest(dead) w), null, null, null, null);
+  begin
+    dead := array(select k from unnest(ids) o (id) cross join lateral offstage_private.kill_worker(o.id) k where k.id is not null);
+    perform offstage_private.give_back(dead, false);
+    ids := array(select w.id from unnest(dead) w);
+  exception when serialization_failure then
+    insert into offstage_private.unlock (worker_id) select id from unnest(ids) o (id) where id is not null;
+  end;
+  if ids <> '{}' then
+    perform offstage_private.note('unlock', (select string_agg('worker-' || id, ', ') from unnest(ids) o (id)), null, null, null, null);
   end if;
 end $$;
 
 -- Takes their jobs away from these workers ("worker-17", as in jobs.locked_by), which are treated as dead from now on:
 -- what they still send is refused. The attempts stay spent. Unknown ids are ignored. If the caller is REPEATABLE READ or
--- SERIALIZABLE, queues go on when a worker next looks for what the dead have left, within seconds.
+-- SERIALIZABLE, queues go on when a worker next looks for what the dead have left, within seconds; and if something of these
+-- workers has changed since its snapshot, as it does every second while they live, their jobs are taken away then, too.
 create or replace function offstage.force_unlock_workers(worker_ids text[]) returns void
 language sql as $$
   select offstage_private.unlock_workers(worker_ids);
