@@ -524,7 +524,7 @@ Notifications are hints: listen first, then look (´job_status´), and look now 
 ## Isolation levels
 
 Everything works in READ COMMITTED, REPEATABLE READ and SERIALIZABLE transactions. In the latter two a call fails with 40001, and the transaction is to be tried again, if since its snapshot somebody else
-has changed what it changes: the job of the same ´job_key´; the job with this id, which includes a worker that has claimed it; the task, queue or schedule that it configures; or if they have just made the task, queue or set of flags that it is the first to name, too. Changes of different
+has changed what it changes: the job of the same ´job_key´; the job with this id, which includes a worker that has claimed it; the task, queue or schedule that it configures, of which the latter changes with each tick; or if they have just made the task, queue or set of flags that it is the first to name, too. Changes of different
 things do not disturb each other, in SERIALIZABLE either, however many of them a transaction makes: the functions look for jobs and names in a way that PostgreSQL does not remember as reading ([ADR 18](adr/0018-serializable-callers.md)). Adding
 a job takes a quarter longer so. What a SERIALIZABLE transaction reads of the views, or by functions that only look, PostgreSQL does remember, as of any table; and two of them may be turned away of which each takes back that a worker
 was to be drained, makes and revokes tokens, or starts actions on many jobs.
