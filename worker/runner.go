@@ -3,6 +3,8 @@ package worker
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"time"
 
 	"github.com/offstage-dev/offstage"
 )
@@ -37,6 +39,19 @@ func ClaimOf(ctx context.Context) (Claim, bool) {
 		return c, ok
 	}
 	return Claim{Worker: a.s.id, Number: a.claim, TaskID: a.task, QueueID: a.queue, Alone: a.suspect()}, true
+}
+
+// Grace is how long a runner may leave an attempt to end by itself, once its context has ended for this cause, before it makes an
+// end of it: as long as it would otherwise, but at most half a second if others take the job (a beat later), and at most
+// a second if the worker leaves.
+func Grace(cause error, otherwise time.Duration) time.Duration {
+	switch {
+	case errors.Is(cause, offstage.ErrLost):
+		return min(otherwise, time.Second/2)
+	case errors.Is(cause, offstage.ErrStopping):
+		return min(otherwise, abandonAfter/2)
+	}
+	return otherwise
 }
 
 type claimKey struct{}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/offstage-dev/offstage/internal/runner/lines"
+	"github.com/offstage-dev/offstage/worker"
 )
 
 // unkillable is how long a process may take to vanish after SIGKILL. Only one that waits for a broken disk, or that
@@ -73,10 +74,11 @@ func (a *attempt) wait(ctx context.Context, g *group, read <-chan struct{}) stri
 	default:
 	}
 
-	end := time.Now().Add(a.config.KillGrace)
-	if a.config.KillGrace > 0 {
+	grace := worker.Grace(context.Cause(ctx), a.config.KillGrace)
+	end := time.Now().Add(grace)
+	if grace > 0 {
 		g.terminate()
-		if within(a.config.KillGrace, g.exited) {
+		if within(grace, g.exited) {
 			// Its children got SIGTERM too, and have the rest of the grace to finish.
 			within(time.Until(end), read)
 			return "it was ended by SIGTERM"
@@ -86,10 +88,10 @@ func (a *attempt) wait(ctx context.Context, g *group, read <-chan struct{}) stri
 	if !within(unkillable, g.exited) {
 		return "it cannot be killed"
 	}
-	if a.config.KillGrace < 0 {
+	if grace < 0 {
 		return "it was killed"
 	}
-	return "it was killed, " + a.config.KillGrace.String() + " after SIGTERM"
+	return "it was killed, " + grace.String() + " after SIGTERM"
 }
 
 // within waits for done, at most for d, and says whether it came.

@@ -1,6 +1,7 @@
 package exec
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -172,22 +173,26 @@ func TestStop(t *testing.T) {
 		text  string
 		grace time.Duration
 		err   string
+		cause error // default: ErrTimeout
 	}{
-		"it obeys": {`echo ready; while :; do sleep 0.05; done`, time.Minute, "attempt timed out; it was ended by SIGTERM"},
+		"it obeys": {`echo ready; while :; do sleep 0.05; done`, time.Minute, "attempt timed out; it was ended by SIGTERM", nil},
 		// Shells that live on may tell of the child that did not.
-		"it clears up":           {`exec 3>&2 2>/dev/null; trap 'echo cleaned >&3; exit 9' TERM; echo ready; while :; do sleep 0.05; done`, time.Minute, "attempt timed out; it was ended by SIGTERM: cleaned"},
-		"it ends with success":   {`exec 2>/dev/null; trap 'exit 0' TERM; echo ready; while :; do sleep 0.05; done`, time.Minute, "attempt timed out; it was ended by SIGTERM"},
-		"it was stopped":         {`echo ready; kill -STOP $$`, time.Minute, "attempt timed out; it was ended by SIGTERM"},
-		"it ignores SIGTERM":     {`trap '' TERM; echo ready; while :; do sleep 0.05; done`, 100 * time.Millisecond, "attempt timed out; it was killed, 100ms after SIGTERM"},
-		"its child ignores it":   {`(trap '' TERM; echo ready; while :; do sleep 0.05; done) & wait`, 100 * time.Millisecond, "attempt timed out; it was ended by SIGTERM"},
-		"there is no grace":      {`trap 'echo cleaned' TERM; echo ready; while :; do sleep 0.05; done`, -1, "attempt timed out; it was killed"},
-		"it prints all the time": {`echo ready; exec yes`, time.Minute, "attempt timed out; it was ended by SIGTERM"},
+		"it clears up":           {`exec 3>&2 2>/dev/null; trap 'echo cleaned >&3; exit 9' TERM; echo ready; while :; do sleep 0.05; done`, time.Minute, "attempt timed out; it was ended by SIGTERM: cleaned", nil},
+		"it ends with success":   {`exec 2>/dev/null; trap 'exit 0' TERM; echo ready; while :; do sleep 0.05; done`, time.Minute, "attempt timed out; it was ended by SIGTERM", nil},
+		"it was stopped":         {`echo ready; kill -STOP $$`, time.Minute, "attempt timed out; it was ended by SIGTERM", nil},
+		"it ignores SIGTERM":     {`trap '' TERM; echo ready; while :; do sleep 0.05; done`, 100 * time.Millisecond, "attempt timed out; it was killed, 100ms after SIGTERM", nil},
+		"its child ignores it":   {`(trap '' TERM; echo ready; while :; do sleep 0.05; done) & wait`, 100 * time.Millisecond, "attempt timed out; it was ended by SIGTERM", nil},
+		"there is no grace":      {`trap 'echo cleaned' TERM; echo ready; while :; do sleep 0.05; done`, -1, "attempt timed out; it was killed", nil},
+		"it prints all the time": {`echo ready; exec yes`, time.Minute, "attempt timed out; it was ended by SIGTERM", nil},
+		"others take its job":    {`trap '' TERM; echo ready; while :; do sleep 0.05; done`, time.Minute, "claim lost; it was killed, 500ms after SIGTERM", offstage.ErrLost},
+		"the worker leaves":      {`trap '' TERM; echo ready; while :; do sleep 0.05; done`, time.Minute, "worker is stopping; it was killed, 1s after SIGTERM", offstage.ErrStopping},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			b := with(t, "echo \"pid $$\"\n"+c.text, func(config *Config) { config.KillGrace = c.grace })
-			_, err := b.stop(offstage.ErrTimeout)
-			if !errors.Is(err, offstage.ErrTimeout) || err.Error() != c.err {
+			cause := cmp.Or(c.cause, offstage.ErrTimeout)
+			_, err := b.stop(cause)
+			if !errors.Is(err, cause) || err.Error() != c.err {
 				t.Errorf("error %v, want %s", err, c.err)
 			}
 		})

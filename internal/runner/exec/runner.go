@@ -15,7 +15,8 @@
 //   - it leads a session and a process group of its own, without a terminal. The attempt is over when it ends:
 //     processes of the group that are still there are killed. What must outlive the job needs a session of its own
 //     (setsid); it is not waited for, and its output is not read any further.
-//   - when the attempt's context ends, the group gets SIGTERM, and after Config.KillGrace SIGKILL.
+//   - when the attempt's context ends, the group gets SIGTERM, and after Config.KillGrace SIGKILL; sooner if others take its
+//     job or the worker leaves: see worker.Grace.
 //   - on Linux, it is killed when the worker process dies. Processes that it has started itself are not, and a program
 //     with the set-user-ID bit is not.
 package exec
@@ -37,7 +38,7 @@ import (
 // Config adjusts a Runner. The zero value works.
 type Config struct {
 	// KillGrace is the time between SIGTERM and SIGKILL when an attempt is stopped. Default 5 s; negative means
-	// SIGKILL at once. Keep it shorter than the time in which the worker itself must be gone.
+	// SIGKILL at once.
 	KillGrace time.Duration
 
 	// Linger is how long the output is read on after the executable has ended, while another process holds it open, so

@@ -12,9 +12,6 @@ import (
 	"github.com/offstage-dev/offstage/worker"
 )
 
-// hurry is the AbortGrace of attempts whose worker stops or has lost them: it leaves them alone after two seconds.
-const hurry = time.Second
-
 // await returns when the attempt has ended. If its context ends first, the task is told to stop, and if that does not
 // help, its process is ended.
 func (p *process) await(ctx context.Context, c *call) (json.RawMessage, error) {
@@ -25,9 +22,9 @@ func (p *process) await(ctx context.Context, c *call) (json.RawMessage, error) {
 	}
 	cause := context.Cause(ctx)
 	p.send(appendAbort(nil, c.seq, cause.Error()))
-	grace, drain := p.r.config.AbortGrace, p.r.config.DrainGrace
+	grace, drain := worker.Grace(cause, p.r.config.AbortGrace), p.r.config.DrainGrace
 	if errors.Is(cause, offstage.ErrStopping) || errors.Is(cause, offstage.ErrLost) {
-		grace, drain = min(grace, hurry), 0
+		drain = 0
 	}
 	timer := time.NewTimer(grace)
 	defer timer.Stop()
