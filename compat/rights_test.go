@@ -53,6 +53,8 @@ func TestRights(t *testing.T) {
 	steps = append(steps, grant("usage on schema gw"))
 	steps = append(steps, calls...)
 	steps = append(steps,
+		statement("select * from gw.add_job('t')"),
+		statement("select * from gw.add_job('t', run_at := '2100-01-01')"),
 		grant("select on gw.jobs"),
 		as("select * from gw.jobs"),
 		as("update gw.jobs set priority = 1"),

@@ -181,11 +181,15 @@ func inspect(ctx context.Context, db querier, schema string) (state, error) {
 // script is the SQL from the state found to the current version; the functions come last, as a whole.
 func script(schema string, found state) string {
 	var b strings.Builder
+	// "if not exists" wants the right to create schemas where there is nothing to create, too.
+	create := func(schema string) {
+		fmt.Fprintf(&b, "do $$ begin if to_regnamespace('%[1]s') is null then create schema %[1]s; end if; end $$;\n", schema)
+	}
 	if !found.api {
-		b.WriteString("create schema if not exists offstage;\n")
+		create("offstage")
 	}
 	if !found.inner {
-		b.WriteString("create schema if not exists offstage_private;\n")
+		create("offstage_private")
 	}
 	for _, m := range migrations() {
 		if m.version > found.version {

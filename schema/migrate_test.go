@@ -431,6 +431,15 @@ func TestRights(t *testing.T) {
 	if _, err := schema.Migrate(t.Context(), conn, schema.Config{}); err != nil {
 		t.Fatalf("Migrate with both schemas: %v", err)
 	}
+	pgtest.Do(t, super, "create schema by_hand authorization "+role)
+	pgtest.Do(t, super, "create schema by_hand_private authorization "+role)
+	dump, err := schema.Dump("by_hand", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Exec(t.Context(), dump); err != nil {
+		t.Errorf("what --sql prints, with both schemas: %v", err)
+	}
 	id, tasks := worker(t, conn, "a")
 	pgtest.Do(t, conn, "select offstage.add_job('a', queue_name => 'q', notify_channel => 'c', job_key => 'k', flags => '{f}')")
 	if n := pgtest.One[int](t, conn, "select count(*) from offstage.claim($1, 5, $2, sleep_state => 1) where kind = 'job'", id, tasks); n != 1 {

@@ -87,6 +87,7 @@ func (a *app) config(oneShot bool) (*pgxpool.Config, error) {
 			cfg.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec
 		}
 		cfg.ConnConfig.RuntimeParams[a.actorSetting()] = actor()
+		cfg.ConnConfig.RuntimeParams["datestyle"] = "ISO" // answers are text
 	}
 	return cfg, nil
 }
@@ -151,11 +152,13 @@ func (a *app) connect(ctx context.Context, cfg *pgxpool.Config) (*database, erro
 	}
 	err = pool.Ping(ctx)
 	var refused *pgconn.PgError
-	if setting := a.actorSetting(); errors.As(err, &refused) && cfg.ConnConfig.RuntimeParams[setting] != "" && strings.Contains(refused.Message, setting) {
-		// Poolers know no settings of others, and some refuse them: then the audit has the role alone.
-		pool.Close()
-		delete(cfg.ConnConfig.RuntimeParams, setting)
-		return a.connect(ctx, cfg)
+	for _, setting := range []string{a.actorSetting(), "datestyle"} {
+		if errors.As(err, &refused) && cfg.ConnConfig.RuntimeParams[setting] != "" && strings.Contains(strings.ToLower(refused.Message), setting) {
+			// Poolers know no settings of others, and some refuse them: then the audit has the role alone.
+			pool.Close()
+			delete(cfg.ConnConfig.RuntimeParams, setting)
+			return a.connect(ctx, cfg)
+		}
 	}
 	if err != nil {
 		pool.Close()

@@ -401,6 +401,7 @@ end $$;
 --
 -- Rows: the jobs that were not settled. verdict 'busy': a caller's open transaction holds the job, send it again;
 -- 'lost': the claim is gone, the result was refused, and history says so. No rows: everything is settled.
+-- Raises 22023 for an ending that there is not; nothing is settled then.
 -- Lock order: see 20_claim.sql.
 create or replace function offstage.settle(
   worker_id integer,
@@ -610,8 +611,13 @@ begin
       array_agg((d.job).task_id) as count_tasks, array_agg((d.job).queue_id) as count_queues, array_agg(d.outcome) as count_outcomes,
       array_agg(case when d.outcome <> 'released' then coalesce(d.wait, offstage_private.seconds(greatest((d.job).run_at, (d.job).added_at), d.claimed_at)) end) as waits,
       array_agg(case when d.outcome <> 'released' then coalesce(d.run, offstage_private.seconds(d.claimed_at, at)) end) as runs,
-      (select count(*) from x) as n, (select bool_or(x.ending in ('finished', 'lost') or x.queue_id is not null) from x) as rare
+      (select count(*) from x) as n, (select bool_or(x.ending in ('finished', 'lost') or x.queue_id is not null) from x) as rare,
+      (select min(coalesce(x.ending, '')) from x where (x.ending = any ('{succeed,retry,fail,cancel,snooze,release,crash,finished,lost}')) is not true) as unknown
     into batch from decided d;
+    if batch.unknown is not null then
+      raise invalid_parameter_value using message = format('there is no ending %L', batch.unknown),
+        hint = 'Expected retry, fail, cancel, snooze, release, crash, finished or lost. Nothing was settled.';
+    end if;
     settled := batch.settled;
     rare := batch.rare;
     complete := cardinality(settled) = batch.n;

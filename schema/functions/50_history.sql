@@ -59,9 +59,11 @@ begin
   end if;
 end $$;
 
--- Where a job is: its state, from its place. (In this language, because one in SQL is made ready anew for each job, which takes eight times as long.)
+-- Where a job is: its state, from its place. (In this language, because one in SQL is made ready anew for each job, which takes eight times as long.) With the owner's
+-- rights, because whoever may read the view jobs need have none on what it is made of.
 create or replace function offstage_private.state_of(j offstage_private.job) returns text
-language plpgsql stable set enable_seqscan = off as $$
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
 declare
   place text;
 begin

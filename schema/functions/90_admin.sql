@@ -96,7 +96,8 @@ begin
   perform offstage_private.note('complete', null, changed, null, null, null);
 end $$;
 
--- Sets jobs that are not running aside as failed, as if their last attempt had failed with this message.
+-- Sets jobs that are not running aside as failed, as if their last attempt had failed with this message. One that has failed already gets
+-- the message, and nothing else.
 create or replace function offstage.permanently_fail_jobs(job_ids bigint[], error_message text default null)
 returns setof offstage._private_jobs
 language plpgsql as $$
@@ -104,18 +105,31 @@ declare
   seized record;
   j offstage_private.job;
   changed bigint[] := '{}';
+  failed_before boolean;
 begin
   for seized in select * from offstage_private.seize(job_ids) loop
     j := seized.job;
+    failed_before := j.failed;
     update offstage_private.job o
     set failed = true, attempts = offstage_private.attempts_of(j, seized.task), updated_at = now(), last_error = coalesce(error_message, 'Manually marked as failed'),
       fingerprint = offstage_private.fingerprint((seized.task).name, coalesce(error_message, 'Manually marked as failed'))
     where o.ctid = seized.at returning o.* into j;
-    perform offstage_private.ended(j, seized.task, 'failed', j.last_error);
+    if not failed_before then
+      perform offstage_private.ended(j, seized.task, 'failed', j.last_error);
+    end if;
     changed := changed || j.id;
     return next offstage_private.job_row(j, seized.task);
   end loop;
   perform offstage_private.note('fail', null, changed, null, null, error_message);
+end $$;
+
+-- Records that a job that had failed is tried again, by hand: what it was, and how. What it was to be cancelled for came too late for its last attempt.
+create or replace function offstage_private.revived(j offstage_private.job, how text) returns void
+language plpgsql as $$
+begin
+  insert into offstage_private.history (settled_at, job_id, added_at, run_at, task_id, queue_id, attempt, priority, outcome, key, error)
+  values (offstage_private.clock(), j.id, j.added_at, j.run_at, j.task_id, j.queue_id, j.attempts, j.priority, 'retried', j.key, how);
+  perform offstage_private.uncancel(j.id);
 end $$;
 
 -- Changes when and how often jobs that are not running are tried; null leaves a value. A failed job with attempts
@@ -155,6 +169,9 @@ begin
       fingerprint = case when j.failed and not failed_before
         then offstage_private.fingerprint((seized.task).name, coalesce(j.last_error, 'no attempts are left')) else o.fingerprint end
     where o.ctid = seized.at;
+    if failed_before and not j.failed then
+      perform offstage_private.revived(seized.job, 'rescheduled by hand');
+    end if;
     if not j.failed then
       perform offstage_private.place(j, offstage_private.clock());
     elsif not failed_before then
@@ -234,8 +251,7 @@ begin
   for seized in select * from offstage_private.seize(job_ids) loop
     j := seized.job;
     if j.failed then
-      insert into offstage_private.history (settled_at, job_id, added_at, run_at, task_id, queue_id, attempt, priority, outcome, key, error)
-      values (offstage_private.clock(), j.id, j.added_at, j.run_at, j.task_id, j.queue_id, j.attempts, j.priority, 'retried', j.key, 'by hand');
+      perform offstage_private.revived(j, 'by hand');
     end if;
     update offstage_private.job o set failed = false, attempts = case when o.failed then 0 else o.attempts end, crashes = 0,
       run_at = least(o.run_at, now()), updated_at = now()

@@ -167,7 +167,8 @@ begin
   perform offstage_private.check_job(null, edit_job.max_attempts, null, null);
   select s.* into seized from offstage_private.seize(array[edit_job.job_id]) s;
   if not found then
-    if exists (select from offstage_private.job o where o.id = edit_job.job_id) then
+    if (case when offstage_private.serializable() then (offstage_private.look_apart(edit_job.job_id)).id is not null
+      else exists (select from offstage_private.job o where o.id = edit_job.job_id) end) then
       raise object_in_use using message = format('job %s is running', edit_job.job_id),
         hint = 'Wait for its attempt to end, or cancel the job; a duplicate can be added now.';
     end if;
@@ -183,8 +184,7 @@ begin
   j.max_attempts := coalesce(edit_job.max_attempts, j.max_attempts);
   j.run_at := coalesce(edit_job.run_at, case when j.failed then least(j.run_at, now()) else j.run_at end);
   if old.failed then
-    insert into offstage_private.history (settled_at, job_id, added_at, run_at, task_id, queue_id, attempt, priority, outcome, key, error)
-    values (offstage_private.clock(), j.id, j.added_at, old.run_at, j.task_id, j.queue_id, j.attempts, old.priority, 'retried', j.key, case action when 'edit' then 'edited by hand' else 'rescheduled by hand' end);
+    perform offstage_private.revived(old, case action when 'edit' then 'edited by hand' else 'rescheduled by hand' end);
     j.failed := false;
     j.attempts := 0;
   elsif j.attempts >= offstage_private.attempts_of(j, seized.task) then
