@@ -526,12 +526,14 @@ Notifications are hints: listen first, then look (´job_status´), and look now 
 Everything works in READ COMMITTED, REPEATABLE READ and SERIALIZABLE transactions. In the latter two a call fails with 40001, and the transaction is to be tried again, if since its snapshot somebody else
 has changed what it changes: the job of the same ´job_key´; the job with this id, which includes a worker that has claimed it; the task, queue or schedule that it configures, of which the latter changes with each tick; or if they have just made the task, queue or set of flags that it is the first to name, too. Changes of different
 things do not disturb each other, in SERIALIZABLE either, however many of them a transaction makes: the functions look for jobs and names in a way that PostgreSQL does not remember as reading ([ADR 18](adr/0018-serializable-callers.md)). Adding
-a job takes a quarter longer so. What a SERIALIZABLE transaction reads of the views, or by functions that only look, PostgreSQL does remember, as of any table; and two of them may be turned away of which each takes back that a worker
+a job takes a quarter longer so. A job that has ended since a SERIALIZABLE snapshot counts as gone: complete_jobs and the like answer no row of it, as in READ COMMITTED, where REPEATABLE READ fails with 40001. What a SERIALIZABLE transaction reads of the views, or by functions that only look, PostgreSQL does remember, as of any table; and two of them may be turned away of which each takes back that a worker
 was to be drained, makes and revokes tokens, or starts actions on many jobs.
+
+A transaction that adds jobs may be prepared (´PREPARE TRANSACTION´) only while no worker of their tasks sleeps: waking one is a NOTIFY, with which PostgreSQL prepares none (0A000).
 
 ## Rights
 
-The functions run with the rights of their caller (´security invoker´; only what an add leaves to its commit runs with the owner's), and nobody but the owner of the schemas has rights on the
+The functions run with the rights of their caller (´security invoker´; only what an add leaves to its commit, and the states in the view jobs, have the owner's), and nobody but the owner of the schemas has rights on the
 tables. So a role that may add jobs, of some kind, gets a function of yours for that. It must set ´search_path´, or its caller
 could put functions of his own in the place of PostgreSQL's:
 

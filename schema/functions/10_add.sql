@@ -2,6 +2,18 @@
 -- transaction, except one that is adding under the same job_key or making the same new name.
 -- Lock order of a keyed add: its job, then its place.
 
+-- Checks the timeout of an attempt; the message of the 22023 begins with where it stands.
+create or replace function offstage_private.check_timeout(timeout text, place text default '') returns void
+language plpgsql as $$
+begin
+  if timeout::interval > interval '0' and timeout::interval <= interval '100 years' or timeout is null then
+    return;
+  end if;
+  raise invalid_datetime_format;
+exception when invalid_datetime_format or datetime_field_overflow or interval_field_overflow then
+  raise invalid_parameter_value using message = format('%stimeout is %L', place, timeout), hint = 'Expected a positive interval, such as "30 s", of at most 100 years.';
+end $$;
+
 -- Checks the options of a job. Unknown keys are errors, so that a typo cannot lose a setting. What passes here must
 -- not fail when the job is claimed or settled: it would hold up the whole batch.
 create or replace function offstage_private.check_options(options json) returns void
@@ -22,10 +34,7 @@ begin
     raise invalid_parameter_value using message = format('options: keep is %L', options ->> 'keep'),
       hint = 'Expected all, failures or none.';
   end if;
-  if (options ->> 'timeout')::interval <= interval '0' or (options ->> 'timeout')::interval > interval '100 years' then
-    raise invalid_parameter_value using message = format('options: timeout is %L', options ->> 'timeout'),
-      hint = 'Expected a positive interval, such as "30 s", of at most 100 years.';
-  end if;
+  perform offstage_private.check_timeout(options ->> 'timeout', 'options: ');
   if json_typeof(options -> 'notify_node') not in ('array', 'null') then
     raise invalid_parameter_value using message = 'options: notify_node must be an array',
       hint = 'Such as ["JobRequest", 17]: the node alias and the primary key of the row.';
@@ -39,6 +48,8 @@ begin
       hint = 'Expected a time with its offset, such as "2030-01-31T08:00:00Z"; to_json(now()) gives one.';
   end if;
   perform (options ->> 'expires_at')::timestamptz;
+exception when invalid_datetime_format or datetime_field_overflow then
+  raise invalid_parameter_value using message = 'options: ' || sqlerrm;
 end $$;
 
 -- A NOTIFY channel is at most 63 bytes; PostgreSQL would say so only when the job is settled.
@@ -461,7 +472,8 @@ begin
 end $$;
 
 -- Takes the job with this key away. A running one keeps running, loses its key and will not be tried again.
--- No row: no such job. Waits for a caller that is adding under the same key.
+-- A row of nulls: no such job. Waits for a caller that is changing the job with this key; of one that is adding the first job under it, it sees nothing
+-- until that one commits (in SERIALIZABLE it waits, and raises 40001).
 create or replace function offstage.remove_job(job_key text) returns offstage._private_jobs
 language plpgsql strict as $$
 declare

@@ -11,6 +11,9 @@ begin
   if settings is null or settings = '{}' then
     return t;
   end if;
+  if jsonb_typeof(settings) <> 'object' then
+    raise invalid_parameter_value using message = format('task settings must be a JSON object, not %s', jsonb_typeof(settings));
+  end if;
   select k into wrong from jsonb_object_keys(settings) k where k not in ('max_attempts', 'retry', 'timeout', 'keep') limit 1;
   if found then
     raise invalid_parameter_value using message = format('unknown task setting %L', wrong),
@@ -21,12 +24,17 @@ begin
   end if;
   perform offstage_private.check_retry(settings -> 'retry');
   if settings ? 'max_attempts' then
+    if settings ->> 'max_attempts' !~ '^-?[0-9]{1,9}$' or abs((settings ->> 'max_attempts')::integer) > 32767 then
+      raise invalid_parameter_value using message = format('max_attempts is %s', settings ->> 'max_attempts'), hint = 'Expected a whole number, 1 to 32767.';
+    end if;
+    perform offstage_private.check_job(null, (settings ->> 'max_attempts')::integer, null, null);
     new.max_attempts := (settings ->> 'max_attempts')::smallint;
   end if;
   if settings ? 'retry' then
     new.retry := nullif(settings -> 'retry', 'null');
   end if;
   if settings ? 'timeout' then
+    perform offstage_private.check_timeout(settings ->> 'timeout');
     new.timeout := (settings ->> 'timeout')::interval;
   end if;
   if settings ? 'keep' then

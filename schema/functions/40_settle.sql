@@ -38,6 +38,8 @@ begin
       raise invalid_parameter_value using message = format('the delay %L is not between 0 and 100 years', d);
     end if;
   end loop;
+exception when invalid_text_representation or numeric_value_out_of_range or invalid_datetime_format or datetime_field_overflow or interval_field_overflow then
+  raise invalid_parameter_value using message = format('the retry policy %s is not understood: %s', policy, sqlerrm);
 end $$;
 
 -- How long to wait after this failed attempt (from 1). Without a policy e^attempt seconds up to e^10 (6 h 7 min),

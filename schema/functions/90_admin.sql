@@ -327,6 +327,9 @@ language plpgsql as $$
 declare
   q record := offstage_private.locked_queue(queue_name);
 begin
+  if coalesce(configure_queue.concurrency < 1, true) then
+    raise check_violation using message = format('the concurrency is %s, at least 1 is needed', coalesce(configure_queue.concurrency::text, 'null')), constraint = 'queue_setting_concurrency_check';
+  end if;
   update offstage_private.queue_setting o set concurrency = configure_queue.concurrency where o.ctid = q.at;
   perform offstage_private.note('configure', 'queue ' || queue_name, null, json_build_object('concurrency', (q.was).concurrency),
     json_build_object('concurrency', configure_queue.concurrency), null);
