@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -18,6 +19,8 @@ var (
 	ErrOlder = errors.New("the database needs a migration")
 	// ErrGraphile: the schema belongs to Graphile Worker.
 	ErrGraphile = errors.New("the schema belongs to Graphile Worker")
+	// ErrHalf: tables are gone that no migration brings back, while other parts of the installation are there.
+	ErrHalf = errors.New("the schema is damaged")
 )
 
 // Config says what to migrate.
@@ -39,12 +42,13 @@ func (c Config) name() string {
 // Result is what a migration did, or would do.
 type Result struct {
 	From, To int      // versions; 0 is none
-	Applied  []string // names of the steps
+	Applied  []string // names of the steps; of an up-to-date schema that lacks functions or views, one that says so
 	Newer    bool     // the database is newer, in ways that this program can live with
 }
 
-// Migrate brings the schema up to date, all of it or nothing, in one transaction. Any number of processes may call it
-// at once: one works, the others wait for it. The caller must be the owner of the schemas, or may CREATE in the database.
+// Migrate brings the schema up to date, all of it or nothing, in one transaction. Functions and views that are missing it makes
+// anew, be it that somebody has dropped the whole schema that they are in: jobs are in the other one. Any number of processes may
+// call it at once: one works, the others wait for it. The caller must be the owner of the schemas, or may CREATE in the database.
 func Migrate(ctx context.Context, conn *pgx.Conn, cfg Config) (Result, error) {
 	name := cfg.name()
 	if err := CheckName(name); err != nil {
@@ -70,12 +74,24 @@ func Migrate(ctx context.Context, conn *pgx.Conn, cfg Config) (Result, error) {
 		if found.breaking > Version() {
 			return res, newer(name, found)
 		}
+		if !found.api {
+			return res, gone(name, found)
+		}
 		res.To, res.Newer = found.version, true
 		return res, nil
 	}
 	for _, m := range migrations() {
 		if m.version > found.version {
 			res.Applied = append(res.Applied, fmt.Sprintf("%04d_%s", m.version, m.name))
+		}
+	}
+	if len(res.Applied) == 0 {
+		lost, err := missing(ctx, tx, name)
+		if err != nil {
+			return res, fmt.Errorf("migrate: %w", err)
+		}
+		if len(lost) > 0 {
+			res.Applied = []string{"functions and views made anew"}
 		}
 	}
 	if cfg.DryRun || len(res.Applied) == 0 {
@@ -106,7 +122,43 @@ func Dump(schema string, from int) (string, error) {
 	return head + script(schema, state{version: from}) + "commit;\n", nil
 }
 
-// Check says whether the schema fits this program: nil, ErrOlder, ErrNewer or ErrGraphile, wrapped with what to do.
+// Missing lists functions, views and other things that Migrate makes anew. The schema must have the version of this program.
+func Missing(ctx context.Context, conn *pgx.Conn, schema string) ([]string, error) {
+	lost, err := missing(ctx, conn, Config{Schema: schema}.name())
+	if err != nil {
+		return nil, fmt.Errorf("look for what is missing: %w", err)
+	}
+	return lost, nil
+}
+
+var made = regexp.MustCompile(`(?m)^\s*create (?:or replace )?(function|view|type|table) ([a-z_0-9]+\.[a-z_0-9]+)`)
+
+func missing(ctx context.Context, db querier, schema string) (lost []string, err error) {
+	var kinds, names []string
+	for _, m := range made.FindAllStringSubmatch(rename(functions(), schema), -1) {
+		kinds, names = append(kinds, m[1]), append(names, m[2])
+	}
+	// Some functions have one name: as many must be there.
+	err = db.QueryRow(ctx, `
+		with have as (
+		  select n.nspname || '.' || p.proname as name, true as function, count(*) as n
+		  from pg_catalog.pg_proc p join pg_catalog.pg_namespace n on n.oid = p.pronamespace
+		  where n.nspname in ($3::text, $3::text || '_private') group by 1
+		  union all
+		  select n.nspname || '.' || c.relname, false, 1
+		  from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+		  where n.nspname in ($3::text, $3::text || '_private')
+		), want as (
+		  select w.kind, w.name, count(*) as n from unnest($1::text[], $2::text[]) w (kind, name) group by 1, 2
+		)
+		select array(
+		  select case w.kind when 'function' then w.name else w.kind || ' ' || w.name end
+		  from want w left join have h on h.name = w.name and h.function = (w.kind = 'function')
+		  where coalesce(h.n, 0) < w.n order by 1)`, kinds, names, schema).Scan(&lost)
+	return lost, err
+}
+
+// Check says whether the schema fits this program: nil, ErrOlder, ErrNewer, ErrGraphile or ErrHalf, wrapped with what to do.
 func Check(ctx context.Context, conn *pgx.Conn, schema string) error {
 	if schema == "" {
 		schema = Default
@@ -123,8 +175,19 @@ func Check(ctx context.Context, conn *pgx.Conn, schema string) error {
 	case found.version < Version():
 		return fmt.Errorf("schema %q has version %d, this program needs %d: run offstage migrate%s: %w",
 			schema, found.version, Version(), flag(schema), ErrOlder)
+	case !found.api:
+		return gone(schema, found)
 	}
 	return nil
+}
+
+// gone is for a public schema that somebody has dropped. Only a program of its version knows what was in it.
+func gone(schema string, found state) error {
+	if found.version > Version() {
+		return fmt.Errorf("schema %q is gone; its jobs are still in %[1]s_private, which has version %d, and this program knows versions up to %d: run migrate of that newer Offstage: %w",
+			schema, found.version, Version(), ErrNewer)
+	}
+	return fmt.Errorf("schema %q is gone; its jobs are still in %[1]s_private: run offstage migrate%s, which makes it anew: %w", schema, flag(schema), ErrOlder)
 }
 
 func flag(schema string) string {
@@ -152,7 +215,7 @@ type querier interface {
 
 func inspect(ctx context.Context, db querier, schema string) (state, error) {
 	var s state
-	var graphile, ours, reserved bool
+	var graphile, ours, jobs, rest, reserved bool
 	err := db.QueryRow(ctx, `
 		select exists (select from pg_catalog.pg_namespace where nspname = $1),
 		  exists (select from pg_catalog.pg_namespace where nspname = $1 || '_private'),
@@ -160,8 +223,12 @@ func inspect(ctx context.Context, db querier, schema string) (state, error) {
 		    where n.nspname = $1 and c.relname in ('_private_jobs', 'jobs') and c.relkind in ('r', 'p')),
 		  exists (select from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
 		    where n.nspname = $1 || '_private' and c.relname = 'migration' and c.relkind = 'r'),
+		  exists (select from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+		    where n.nspname = $1 || '_private' and c.relname = 'job' and c.relkind = 'r'),
+		  exists (select from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+		    where n.nspname = $1 and c.relname = '_private_jobs' and c.relkind = 'c'),
 		  exists (select from pg_catalog.pg_get_keywords() where word = $1 and catcode <> 'U')`, schema).
-		Scan(&s.api, &s.inner, &graphile, &ours, &reserved)
+		Scan(&s.api, &s.inner, &graphile, &ours, &jobs, &rest, &reserved)
 	switch {
 	case err != nil:
 		return s, err
@@ -170,7 +237,13 @@ func inspect(ctx context.Context, db querier, schema string) (state, error) {
 	case graphile:
 		return s, fmt.Errorf("schema %q holds a Graphile Worker installation: nothing was changed; "+
 			"choose another name with --schema (a later version of this program takes it over: offstage adopt): %w", schema, ErrGraphile)
-	case !ours:
+	case ours:
+	case jobs:
+		return s, fmt.Errorf("schema \"%s_private\" has lost its table migration, which says what version it has: restore that table from a backup: %w", schema, ErrHalf)
+	case rest:
+		return s, fmt.Errorf("schema %q is there, but the tables that were in %[1]s_private are gone, and all jobs with them: restore that schema from a backup, "+
+			"or drop what is left (drop schema %[1]s cascade, which holds no jobs) and run offstage migrate%s: %w", schema, flag(schema), ErrHalf)
+	default:
 		return s, nil
 	}
 	err = db.QueryRow(ctx, `select coalesce(max(version), 0), coalesce(max(version) filter (where breaking), 0) from `+schema+`_private.migration`).

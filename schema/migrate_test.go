@@ -174,6 +174,95 @@ func TestDump(t *testing.T) {
 	}
 }
 
+// TestPublicSchemaDropped: the jobs are in the other schema, and migrating makes the public one anew, as it was.
+func TestPublicSchemaDropped(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	conn := db.Conn(t)
+	want := catalog(t, conn, "offstage")
+	id := one64(t, conn, "select id from offstage.add_job('a', job_key => 'k')")
+	migrate := func(dry bool) []string {
+		t.Helper()
+		res, err := schema.Migrate(t.Context(), conn, schema.Config{DryRun: dry})
+		if err != nil || res.From != schema.Version() || res.To != schema.Version() || res.Newer {
+			t.Fatalf("Migrate: %+v, %v", res, err)
+		}
+		return res.Applied
+	}
+	for _, damage := range []string{
+		"drop schema offstage cascade",
+		"drop schema offstage cascade; create schema offstage", // by those whose role may not create it
+		"drop type offstage.job_spec cascade",
+		"drop view offstage.jobs cascade",
+		"drop table offstage.migrations",
+		"drop function offstage.await_job",
+		"drop function offstage_private.clock() cascade",
+	} {
+		pgtest.Do(t, conn, damage)
+		if lost, err := schema.Missing(t.Context(), conn, "offstage"); err != nil || len(lost) == 0 {
+			t.Errorf("%s: missing is %v (%v)", damage, lost, err)
+		}
+		err := schema.Check(t.Context(), conn, "")
+		if damage == "drop schema offstage cascade" && (!errors.Is(err, schema.ErrOlder) || !strings.Contains(err.Error(), "run offstage migrate")) {
+			t.Errorf("%s: Check says %v", damage, err)
+		}
+		for _, dry := range []bool{true, false} {
+			if applied := migrate(dry); len(applied) != 1 || !strings.Contains(applied[0], "made anew") {
+				t.Errorf("%s: applied %q", damage, applied)
+			}
+		}
+		sameCatalog(t, damage, catalog(t, conn, "offstage"), want)
+		if lost, err := schema.Missing(t.Context(), conn, "offstage"); err != nil || len(lost) > 0 {
+			t.Errorf("%s: missing after it is %v (%v)", damage, lost, err)
+		}
+		if applied := migrate(false); len(applied) != 0 {
+			t.Errorf("%s: the second time applied %q", damage, applied)
+		}
+		if n := pgtest.One[int](t, conn, "select count(*) from offstage.migrations where id = 1000000"); n != 1 {
+			t.Errorf("%s: offstage.migrations has %d rows", damage, n)
+		}
+	}
+	if again := one64(t, conn, "select id from offstage.add_job('a', job_key => 'k')"); again != id {
+		t.Errorf("the job under the key is %d, it was %d", again, id)
+	}
+	// A program that is older knows not what was there.
+	pgtest.Do(t, conn, "insert into offstage_private.migration values ($1, 'later', false)", schema.Version()+1)
+	pgtest.Do(t, conn, "drop schema offstage cascade")
+	_, err := schema.Migrate(t.Context(), conn, schema.Config{})
+	for _, err := range []error{err, schema.Check(t.Context(), conn, "")} {
+		if !errors.Is(err, schema.ErrNewer) || !strings.Contains(err.Error(), "its jobs are still in offstage_private") {
+			t.Errorf("of a newer schema, without the public one: %v", err)
+		}
+	}
+}
+
+// TestPrivateSchemaDropped: nothing brings the jobs back, and what is left must not be taken for an installation.
+func TestPrivateSchemaDropped(t *testing.T) {
+	t.Parallel()
+	conn := pgtest.New(t).Conn(t)
+	says := func(what string) {
+		t.Helper()
+		_, migrated := schema.Migrate(t.Context(), conn, schema.Config{})
+		_, dry := schema.Migrate(t.Context(), conn, schema.Config{DryRun: true})
+		for _, err := range []error{migrated, dry, schema.Check(t.Context(), conn, "")} {
+			if !errors.Is(err, schema.ErrHalf) || !strings.Contains(err.Error(), what) {
+				t.Errorf("got %v, want %q", err, what)
+			}
+		}
+	}
+	pgtest.Do(t, conn, "alter table offstage_private.migration rename to away")
+	says("has lost its table migration")
+	pgtest.Do(t, conn, "drop schema offstage_private cascade")
+	says("drop schema offstage cascade")
+	pgtest.Do(t, conn, "create schema offstage_private")
+	says("drop schema offstage cascade")
+	pgtest.Do(t, conn, "drop schema offstage cascade")
+	res, err := schema.Migrate(t.Context(), conn, schema.Config{})
+	if err != nil || res.From != 0 {
+		t.Errorf("after the advice: %+v, %v", res, err)
+	}
+}
+
 // TestAnotherName: under another name everything is the same, and nothing is left of the first.
 func TestAnotherName(t *testing.T) {
 	t.Parallel()

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/spf13/cobra"
 
@@ -29,6 +30,8 @@ type doctor struct {
 	conn     *pgx.Conn
 	findings []finding
 	schemaOK bool // installed, and one that this program can read
+	foreign  bool // it is Graphile Worker's
+	denied   bool // the role lacks rights, which the check of the privileges tells
 
 	old, veryOld time.Duration // ages of snapshots that are worth a warning, and a failure
 }
@@ -57,7 +60,7 @@ var checks = []struct {
 	{"pooler", false, (*doctor).pooler},
 	{"listen", false, (*doctor).listen},
 	{"schema", false, (*doctor).schema},
-	{"privileges", true, (*doctor).privileges},
+	{"privileges", false, (*doctor).privileges},
 	{"drift", true, (*doctor).drift},
 	{"snapshots", false, (*doctor).snapshots},
 	{"autovacuum", true, (*doctor).autovacuum},
@@ -73,8 +76,8 @@ func (a *app) doctorCommand() *cobra.Command {
 		Use:   "doctor",
 		Short: "Look for what is wrong with the database, the connection and the installation",
 		Long: `Connects, and looks: version and settings of the server, clock, connections left, poolers in between, LISTEN, schema,
-privileges, functions that differ from those of this program, old snapshots and who holds them, autovacuum, indexes, chores,
-workers, schedules, and what problems() finds besides.
+privileges, functions, columns, indexes and constraints that differ from those of this program, old snapshots and who holds
+them, autovacuum, indexes, chores, workers, schedules, and what problems() finds besides.
 Changes nothing. Every finding says what to do. Exit code 1 if any check fails, 5 if there is no connection.`,
 		Args: cobra.NoArgs,
 		RunE: a.run(func(ctx context.Context, _ []string) error { return a.doctor(ctx) }),
@@ -127,12 +130,19 @@ func (d *doctor) look(ctx context.Context, name string, check func(*doctor, cont
 		return ctx.Err()
 	case d.conn.IsClosed():
 		return fmt.Errorf("the connection was lost while looking at %s: %w", name, err)
+	case d.denied && isDenied(err):
+		d.warn(name, "see privileges", "not looked at: %v", err)
 	case errors.Is(err, context.DeadlineExceeded):
 		d.fail(name, "look whether the server is overloaded, or something holds locks (pg_stat_activity)", "no answer within 15 s")
 	default:
 		d.fail(name, "see what the error says", "the check itself failed: %v", err)
 	}
 	return nil
+}
+
+func isDenied(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && pg.Code == "42501"
 }
 
 func (a *app) printFindings(findings []finding) error {
@@ -263,9 +273,13 @@ func (d *doctor) schema(ctx context.Context) error {
 		d.fail("schema", d.app.command("migrate"), "%v", err)
 	case errors.Is(err, schema.ErrNewer):
 		d.fail("schema", "go install github.com/offstage-dev/offstage/cmd/offstage@latest", "%v", err)
+	case errors.Is(err, schema.ErrHalf):
+		d.fail("schema", d.restore(), "%v", err)
 	case errors.Is(err, schema.ErrGraphile):
+		d.foreign = true
 		d.fail("schema", "choose another name with --schema", "%v", err)
 	case err != nil:
+		d.denied = isDenied(err)
 		return err
 	default:
 		var version int

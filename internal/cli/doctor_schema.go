@@ -15,38 +15,58 @@ import (
 // privileges: functions are called, and tables used, with the rights of the role that connects.
 func (d *doctor) privileges(ctx context.Context) error {
 	const check = "privileges"
-	var role, owner string
-	var usage, owns bool
-	var tables, functions []string
+	if d.foreign {
+		return nil
+	}
+	var role, database, owner string
+	var there int // of the two schemas
+	var create, owns bool
+	var schemas, relations, functions []string
 	err := d.row(ctx, `
-		select current_user, pg_catalog.pg_get_userbyid(n.nspowner),
-		  has_schema_privilege($1::text, 'usage') and has_schema_privilege($1::text || '_private', 'usage'),
-		  pg_has_role(n.nspowner, 'usage'),
-		  array(select m.nspname || '.' || c.relname from pg_catalog.pg_class c join pg_catalog.pg_namespace m on m.oid = c.relnamespace
-		    where m.nspname in ($1::text, $1::text || '_private') and case
-		        when c.relkind in ('r', 'p') and m.oid = n.oid then not (has_table_privilege(c.oid, 'select') and has_table_privilege(c.oid, 'insert')
+		with n as (
+		  select m.oid, m.nspname, m.nspowner, m.nspname <> $1::text as private from pg_catalog.pg_namespace m where m.nspname in ($1::text, $1::text || '_private')
+		)
+		select quote_ident(current_user), quote_ident(current_database()), has_database_privilege(current_database(), 'create'),
+		  (select count(*) from n), coalesce((select quote_ident(pg_catalog.pg_get_userbyid(n.nspowner)) from n order by n.private desc limit 1), ''),
+		  not exists (select from n where not pg_has_role(n.nspowner, 'usage')),
+		  array(select n.nspname::text from n where not has_schema_privilege(n.oid, 'usage') order by 1),
+		  array(select n.nspname || '.' || c.relname from pg_catalog.pg_class c join n on n.oid = c.relnamespace
+		    where case
+		        when c.relkind in ('r', 'p') and n.private then not (has_table_privilege(c.oid, 'select') and has_table_privilege(c.oid, 'insert')
 		          and has_table_privilege(c.oid, 'update') and has_table_privilege(c.oid, 'delete'))
 		        when c.relkind = 'v' then not has_table_privilege(c.oid, 'select')
 		        when c.relkind = 'S' then not has_sequence_privilege(c.oid, 'usage') and not exists (  -- those of identities ask nobody
 		          select from pg_catalog.pg_depend i where i.objid = c.oid and i.classid = 'pg_catalog.pg_class'::regclass and i.deptype = 'i')
 		        else false end
-		    order by 1 limit 10),
-		  array(select distinct p.proname::text from pg_catalog.pg_proc p join pg_catalog.pg_namespace m on m.oid = p.pronamespace
-		    where m.nspname in ($1::text, $1::text || '_private') and not has_function_privilege(p.oid, 'execute')
-		    order by 1 limit 10)
-		from pg_catalog.pg_namespace n where n.nspname = $1::text || '_private'`, []any{d.db.schema},
-		&role, &owner, &usage, &owns, &tables, &functions)
+		    order by 1),
+		  array(select distinct p.proname::text from pg_catalog.pg_proc p join n on n.oid = p.pronamespace
+		    where not has_function_privilege(p.oid, 'execute')
+		    order by 1)`, []any{d.db.schema},
+		&role, &database, &create, &there, &owner, &owns, &schemas, &relations, &functions)
 	if err != nil {
 		return err
 	}
 	as := "connect as " + owner + ", who owns the schema, or: grant " + owner + " to " + role
+	lacks := func(do string, names []string) {
+		d.denied = true
+		more := ""
+		if len(names) > 10 {
+			names, more = names[:10], fmt.Sprintf(" and %d more", len(names)-10)
+		}
+		d.fail(check, as, "%s may not %s: %s%s", role, do, strings.Join(names, ", "), more)
+	}
 	switch {
-	case !usage:
-		d.fail(check, as, "%s may not use the schemas", role)
-	case len(tables) > 0:
-		d.fail(check, as, "%s may not use: %s", role, strings.Join(tables, ", "))
+	case len(schemas) > 0:
+		lacks("use the schemas", schemas)
+	case len(relations) > 0:
+		lacks("use", relations)
 	case len(functions) > 0:
-		d.fail(check, as, "%s may not execute: %s", role, strings.Join(functions, ", "))
+		lacks("execute", functions)
+	case there < 2 && !create:
+		d.fail(check, fmt.Sprintf("grant create on database %s to %s; or have both schemas made for it: create schema %s authorization %[2]s; create schema %[3]s_private authorization %[2]s",
+			database, role, d.db.schema), "%s may not install the schema: it lacks CREATE on the database %s", role, database)
+	case there == 0:
+		d.ok(check, "%s may install the schema", role)
 	case !owns:
 		d.warn(check, as, "%s may work but does not own the schema: it can neither migrate, nor make the daily partitions of history, nor rebuild indexes", role)
 	default:
@@ -55,11 +75,8 @@ func (d *doctor) privileges(ctx context.Context) error {
 	return nil
 }
 
-// The source that schema.Dump prints is ours, so that these need not understand all of SQL.
-var (
-	functionSource = regexp.MustCompile(`(?is)create or replace function ([a-z_0-9]+)\.([a-z_0-9]+)\s*\(.*?\bas (\$[a-z_]*\$)`)
-	objectSource   = regexp.MustCompile(`(?im)^create (?:or replace )?(table|view|sequence) (?:if not exists )?([a-z_0-9]+)\.([a-z_0-9]+)`)
-)
+// The source that schema.Dump prints is ours, so that this need not understand all of SQL.
+var functionSource = regexp.MustCompile(`(?is)create or replace function ([a-z_0-9]+)\.([a-z_0-9]+)\s*\(.*?\bas (\$[a-z_]*\$)`)
 
 // sources are the functions of a script: their bodies by name, sorted where a name has several.
 func sources(script string) map[string][]string {
@@ -83,7 +100,7 @@ func sources(script string) map[string][]string {
 	return found
 }
 
-// drift: functions, tables and views, compared with those that this program would install.
+// drift: functions, views and tables, compared with those that this program would install.
 func (d *doctor) drift(ctx context.Context) error {
 	const check = "drift"
 	var version int
@@ -94,18 +111,37 @@ func (d *doctor) drift(ctx context.Context) error {
 		d.ok(check, "not looked at: the schema is newer than this program")
 		return nil
 	}
-	script, err := schema.Dump(d.db.schema, 0)
+	before := len(d.findings)
+	n, err := d.driftOfFunctions(ctx, check)
 	if err != nil {
 		return err
 	}
-	want := sources(script)
+	if err := d.driftOfTables(ctx, check); err != nil {
+		return err
+	}
+	if len(d.findings) == before {
+		d.ok(check, "%s and the tables are as this program would install them", plural(n, "function"))
+	}
+	return nil
+}
 
+// driftOfFunctions answers how many there should be.
+func (d *doctor) driftOfFunctions(ctx context.Context, check string) (int, error) {
+	script, err := schema.Dump(d.db.schema, 0)
+	if err != nil {
+		return 0, err
+	}
+	want := sources(script)
+	missing, err := schema.Missing(ctx, d.conn, d.db.schema)
+	if err != nil {
+		return 0, err
+	}
 	rows, err := d.conn.Query(ctx, `
 		select n.nspname || '.' || p.proname, p.prosrc
 		from pg_catalog.pg_proc p join pg_catalog.pg_namespace n on n.oid = p.pronamespace
 		where n.nspname in ($1::text, $1::text || '_private') order by 1, 2`, d.db.schema)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	have := map[string][]string{}
 	var name, body string
@@ -113,73 +149,85 @@ func (d *doctor) drift(ctx context.Context) error {
 		have[name] = append(have[name], body)
 		return nil
 	}); err != nil {
-		return err
+		return 0, err
 	}
-	var changed, missing, extra []string
-	for name, bodies := range want {
-		switch got := have[name]; {
-		case got == nil:
-			missing = append(missing, name)
+	var changed, extra []string
+	for name, got := range have {
+		bodies := want[name]
+		switch {
+		case bodies == nil:
+			extra = append(extra, name)
 		case len(got) > len(bodies):
 			extra = append(extra, name+" (overloaded)")
-		default:
+		case len(got) == len(bodies):
 			slices.Sort(got)
 			if !slices.Equal(got, bodies) {
 				changed = append(changed, name)
 			}
 		}
 	}
-	for name := range have {
-		if want[name] == nil {
-			extra = append(extra, name)
-		}
-	}
-
-	rows, err = d.conn.Query(ctx, `
-		select n.nspname || '.' || c.relname, coalesce(i.indisvalid, true)
-		from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-		left join pg_catalog.pg_index i on i.indexrelid = c.oid
-		where n.nspname in ($1::text, $1::text || '_private')`, d.db.schema)
-	if err != nil {
-		return err
-	}
-	objects := map[string]bool{}
-	var broken []string
-	var valid bool
-	if _, err := pgx.ForEachRow(rows, []any{&name, &valid}, func() error {
-		objects[name] = true
-		if !valid {
-			broken = append(broken, name)
-		}
-		return nil
-	}); err != nil {
-		return err
-	}
-	for _, m := range objectSource.FindAllStringSubmatch(script, -1) {
-		if !objects[m[2]+"."+m[3]] {
-			missing = append(missing, m[1]+" "+m[2]+"."+m[3])
-		}
-	}
-
-	repair := "put the original back: " + d.app.command("migrate --sql") + fmt.Sprintf(" --from %d prints all functions and views", schema.Version())
-	list := func(names []string) string {
-		slices.Sort(names)
-		return short(strings.Join(names, ", "), 400)
-	}
 	if len(missing) > 0 {
-		d.fail(check, repair, "missing: %s", list(missing))
+		d.fail(check, d.app.command("migrate")+" makes them anew", "missing: %s", list(missing))
 	}
 	if len(changed) > 0 {
-		d.fail(check, repair, "not as this program would install them: %s", list(changed))
-	}
-	if len(broken) > 0 {
-		d.fail(check, "reindex index concurrently …", "invalid indexes: %s", list(broken))
+		d.fail(check, "put the original back: "+d.app.command("migrate --sql")+fmt.Sprintf(" --from %d prints all functions and views", schema.Version()),
+			"not as this program would install them: %s", list(changed))
 	}
 	if len(extra) > 0 {
 		d.warn(check, "keep objects of your own in a schema of your own: a migration may want these names", "not ours: %s", list(extra))
 	}
-	if len(missing)+len(changed)+len(broken)+len(extra) == 0 {
-		d.ok(check, "%s are as this program would install them", plural(len(want), "function"))
+	return len(want), nil
+}
+
+// driftOfTables tells each difference that a statement undoes by itself, and the others, which are alike, together.
+func (d *doctor) driftOfTables(ctx context.Context, check string) error {
+	differences, err := schema.Compare(ctx, d.conn, d.db.schema)
+	if err != nil {
+		return err
+	}
+	const most = 20
+	var lost, more []string
+	told := 0
+	for _, x := range differences {
+		switch {
+		case x.Repair == "":
+			lost = append(lost, x.What)
+		case told < most:
+			d.fail(check, "in psql: "+x.Repair, "%s", x.What)
+			told++
+		default:
+			more = append(more, x.What)
+		}
+	}
+	if len(more) > 0 {
+		d.fail(check, "first do what stands above, then look again", "besides: %s", list(more))
+	}
+	if len(lost) > 0 {
+		d.fail(check, d.restore(), "%s", list(lost))
+	}
+
+	// Those that REINDEX CONCURRENTLY makes on its way are the check of the indexes'.
+	var broken []string
+	err = d.row(ctx, `
+		select array(select n.nspname || '.' || c.relname
+		  from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace join pg_catalog.pg_index i on i.indexrelid = c.oid
+		  where n.nspname in ($1::text, $1::text || '_private') and not i.indisvalid and c.relname !~ '_cc(new|old)[0-9]*$')`, []any{d.db.schema}, &broken)
+	if err != nil {
+		return err
+	}
+	if len(broken) > 0 {
+		d.fail(check, "reindex index concurrently …", "invalid indexes: %s", list(broken))
 	}
 	return nil
+}
+
+func list(names []string) string {
+	slices.Sort(names)
+	return short(strings.Join(names, ", "), 400)
+}
+
+// restore is what remains to be done when no statement brings back what is gone.
+func (d *doctor) restore() string {
+	return fmt.Sprintf("restore it from a backup; or make the schema anew, which loses all jobs, in psql: drop schema if exists %s, %[1]s_private cascade; then: %s",
+		d.db.schema, d.app.command("migrate"))
 }

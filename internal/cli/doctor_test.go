@@ -50,12 +50,75 @@ func TestDoctorFindsNothing(t *testing.T) {
 
 func TestDoctorWithoutSchema(t *testing.T) {
 	t.Parallel()
-	s := onStage(t, pgtest.Bare(t).URL)
+	db := pgtest.Bare(t)
+	s := onStage(t, db.URL)
 	all := s.visit(Failed)
 	s.found(all, "schema", "fail", "offstage migrate")
+	s.found(all, "privileges", "ok", "may install the schema")
 	if _, looked := all["drift"]; looked {
 		t.Error("there is nothing to compare")
 	}
+	all = s.visit(Failed, "-c", newRole(t, db, "r", ""))
+	s.found(all, "schema", "fail", "offstage migrate")
+	s.found(all, "privileges", "fail", "lacks CREATE on the database")
+	s.found(all, "privileges", "fail", "grant create on database")
+	s.found(all, "privileges", "fail", "create schema offstage_private authorization r_")
+}
+
+// Every command works again when one has done what doctor says.
+func TestDoctorWithoutPublicSchema(t *testing.T) {
+	s := newStage(t)
+	s.want(Done, "add", "t", "--key", "k")
+	s.exec(`drop schema offstage cascade`)
+	s.want(MigrationNeeded, "jobs").says(t, "its jobs are still in offstage_private", "type: offstage migrate")
+	all := s.visit(Failed)
+	s.found(all, "schema", "fail", "its jobs are still in offstage_private")
+	s.found(all, "schema", "fail", "offstage migrate")
+	s.found(all, "privileges", "ok", "")
+	s.found(s.visit(Failed, "-c", newRole(t, s.db, "r", "grant usage on schema offstage_private to $r; grant all on all tables in schema offstage_private to $r; "+
+		"grant all on all sequences in schema offstage_private to $r")), "privileges", "fail", "lacks CREATE on the database")
+	s.want(Done, "migrate").says(t, "made anew")
+	s.found(s.visit(Done), "drift", "ok", "")
+	s.want(Done, "jobs").says(t, "waiting  t ")
+}
+
+func TestDoctorWithoutPrivateSchema(t *testing.T) {
+	s := newStage(t)
+	s.exec(`drop schema offstage_private cascade`)
+	for _, command := range []string{"migrate", "jobs"} {
+		s.want(Failed, command).says(t, "the tables that were in offstage_private are gone", "drop schema offstage cascade")
+	}
+	s.found(s.visit(Failed), "schema", "fail", "restore it from a backup; or make the schema anew, which loses all jobs, in psql: drop schema if exists offstage, offstage_private cascade; then: offstage migrate")
+	s.exec(`drop schema if exists offstage, offstage_private cascade`)
+	s.want(Done, "migrate")
+	s.found(s.visit(Done), "drift", "ok", "")
+}
+
+// What doctor says of tables helps, as far as anything does.
+func TestDoctorDriftOfTables(t *testing.T) {
+	s := newStage(t)
+	s.exec(`drop index offstage_private.job_key`)
+	s.exec(`alter table offstage_private.ticket drop constraint ticket_pkey`)
+	s.exec(`alter table offstage_private.job alter column payload drop not null, add column mine text not null`)
+	repairs := map[string]string{}
+	for _, f := range decode[[]finding](t, s.want(Failed, "doctor", "--json")) {
+		if sql, ok := strings.CutPrefix(f.Do, "in psql: "); ok && f.Check == "drift" {
+			repairs[f.Detail] = sql
+		}
+	}
+	if len(repairs) != 4 || repairs["index job_key of offstage_private.job is missing"] == "" || repairs["constraint ticket_pkey of offstage_private.ticket is missing"] == "" {
+		t.Errorf("%+v", repairs)
+	}
+	for _, sql := range repairs {
+		s.exec(sql)
+	}
+	s.found(s.visit(Done), "drift", "ok", "")
+
+	s.exec(`drop view offstage.jobs; alter table offstage_private.job drop column last_error; drop table offstage_private.stub cascade`)
+	all := s.visit(Failed)
+	s.found(all, "drift", "fail", "") // the first of them
+	s.want(Failed, "doctor").says(t, "missing: view offstage.jobs", "do: offstage migrate makes them anew",
+		"column last_error of offstage_private.job is missing, table offstage_private.stub is missing", "do: restore it from a backup; or make the schema anew")
 }
 
 func TestDoctorDrift(t *testing.T) {
@@ -104,10 +167,12 @@ func TestDoctorOtherSchema(t *testing.T) {
 	s.found(s.visit(Done, "--schema", "other"), "drift", "ok", "")
 }
 
-func TestDoctorPrivileges(t *testing.T) {
-	s := newStage(t)
-	super := s.db.SuperPool(t)
-	role := pgx.Identifier{"r_" + s.db.Name}.Sanitize()
+// newRole makes a role that may do what these statements say of it, "$r", and answers how to connect as it.
+func newRole(t *testing.T, db *pgtest.DB, name, grants string) (url string) {
+	t.Helper()
+	super := db.SuperPool(t)
+	name += "_" + db.Name
+	role := pgx.Identifier{name}.Sanitize()
 	t.Cleanup(func() {
 		for _, sql := range []string{"drop owned by " + role, "drop role " + role} {
 			if _, err := super.Exec(context.Background(), sql); err != nil {
@@ -115,29 +180,49 @@ func TestDoctorPrivileges(t *testing.T) {
 			}
 		}
 	})
-	for _, sql := range []string{
-		"create role " + role,
-		"grant " + role + " to owner",
-		"grant usage on schema offstage, offstage_private to " + role,
-		"grant select on all tables in schema offstage_private to " + role,
-		"grant insert, update, delete on all tables in schema offstage_private to " + role,
-		"revoke update on offstage_private.job from " + role,
-	} {
-		if _, err := super.Exec(t.Context(), strings.ReplaceAll(sql, "to owner", "to "+currentRole(t, s))); err != nil {
-			t.Fatalf("%s: %v", sql, err)
+	pgtest.Do(t, super, "create role "+role)
+	pgtest.Do(t, super, "grant "+role+" to "+pgtest.One[string](t, db.Conn(t), `select quote_ident(current_user)`))
+	grant(t, db, name, grants)
+	return db.URL + "&options=-c%20role%3D" + name
+}
+
+func grant(t *testing.T, db *pgtest.DB, name, grants string) {
+	t.Helper()
+	for _, sql := range strings.Split(grants, ";") {
+		if sql = strings.ReplaceAll(sql, "$r", pgx.Identifier{name}.Sanitize()); strings.TrimSpace(sql) != "" {
+			pgtest.Do(t, db.SuperPool(t), sql)
 		}
 	}
-	as := s.db.URL + "&options=-c%20role%3D" + "r_" + s.db.Name
-	s.found(s.visit(Failed, "-c", as), "privileges", "fail", "offstage.workers, offstage_private.claim, offstage_private.job,")
-	if _, err := super.Exec(t.Context(), "grant update on offstage_private.job to "+role+"; grant select on all tables in schema offstage to "+role+
-		"; grant usage on all sequences in schema offstage_private to "+role, pgx.QueryExecModeSimpleProtocol); err != nil {
-		t.Fatal(err)
-	}
+}
+
+// Whoever is told "permission denied" is sent to doctor: it says who lacks what, however little they may do.
+func TestDoctorPrivileges(t *testing.T) {
+	s := newStage(t)
+	as := newRole(t, s.db, "r", "")
+	all := s.visit(Failed, "-c", as)
+	s.found(all, "privileges", "fail", "r_"+s.db.Name+" may not use the schemas: offstage, offstage_private")
+	s.found(all, "privileges", "fail", "connect as "+currentRole(t, s)+", who owns the schema, or: grant "+currentRole(t, s)+" to r_"+s.db.Name)
+	s.found(all, "schema", "warn", "see privileges")
+	s.want(Failed, "jobs", "-c", as).says(t, "permission denied", "offstage doctor")
+
+	step := func(grants string) { grant(t, s.db, "r_"+s.db.Name, grants) }
+	step("grant usage on schema offstage, offstage_private to $r")
+	all = s.visit(Failed, "-c", as)
+	s.found(all, "privileges", "fail", "may not use: offstage.bulks, offstage.chores, offstage.jobs,")
+	s.found(all, "privileges", "fail", " more")
+	s.found(all, "schema", "warn", "see privileges")
+
+	step("grant select on all tables in schema offstage_private to $r; grant insert, update, delete on all tables in schema offstage_private to $r;" +
+		"revoke update on offstage_private.job from $r")
+	all = s.visit(Failed, "-c", as)
+	s.found(all, "privileges", "fail", "offstage.workers, offstage_private.claim, offstage_private.job,")
+	s.found(all, "schema", "ok", "")
+	s.found(all, "chores", "warn", "see privileges")
+
+	step("grant update on offstage_private.job to $r; grant select on all tables in schema offstage to $r; grant usage on all sequences in schema offstage_private to $r")
 	s.found(s.visit(Done, "-c", as), "privileges", "warn", "daily partitions")
-	if _, err := super.Exec(t.Context(), "revoke usage on schema offstage from "+role); err != nil {
-		t.Fatal(err)
-	}
-	s.found(s.visit(Failed, "-c", as), "privileges", "fail", "may not use the schemas")
+	step("revoke usage on schema offstage from $r")
+	s.found(s.visit(Failed, "-c", as), "privileges", "fail", "may not use the schemas: offstage connect")
 }
 
 func currentRole(t *testing.T, s *stage) (role string) {

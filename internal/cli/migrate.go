@@ -87,6 +87,13 @@ func migrated(name string, res schema.Result, dryRun bool) string {
 	case len(res.Applied) == 0:
 		return fmt.Sprintf("schema %s is up to date at version %d", name, res.To)
 	}
+	if res.From == res.To {
+		verb := "were"
+		if dryRun {
+			verb = "would be"
+		}
+		return fmt.Sprintf("schema %s is at version %d; functions and views that were missing %s made anew", name, res.To, verb)
+	}
 	verb := "went"
 	if dryRun {
 		verb = "would go"
