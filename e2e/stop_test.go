@@ -91,7 +91,7 @@ func TestTerminateScripts(t *testing.T) {
 	s.stopped(ran(), n+1)
 }
 
-// A second signal forces the worker to end at once. Its job is not lost.
+// A second signal, later than as an echo of the first, forces the worker to end at once. Its job is not lost.
 func TestTerminateTwice(t *testing.T) {
 	t.Parallel()
 	for _, second := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
@@ -105,7 +105,7 @@ func TestTerminateTwice(t *testing.T) {
 			pgtest.Eventually(t, 30*time.Second, func() bool { return len(s.files("stuck")) == 1 })
 			w.signal(syscall.SIGTERM)
 			s.reaches(10*time.Second, 1, `select count(*) from offstage.workers where state = 'draining'`)
-			w.signal(second)
+			pgtest.Eventually(t, 10*time.Second, func() bool { w.signal(second); return !w.running() })
 			if code := w.exit(10 * time.Second); code != 130 {
 				t.Errorf("the worker ended with code %d, expected 130", code)
 			}

@@ -12,17 +12,14 @@ import (
 	"github.com/offstage-dev/offstage/internal/cli"
 )
 
-// The first SIGINT or SIGTERM asks the command to stop, the second one ends the process.
+// The first SIGINT or SIGTERM asks the command to stop, a later one ends the process.
 func main() {
 	ctx, cancel := context.WithCancel(context.Background())
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-	go func() {
-		<-signals
-		cancel()
-		<-signals
+	go cli.Obey(signals, cancel, func() {
 		fmt.Fprintln(os.Stderr, "offstage: forced to stop")
 		os.Exit(cli.Interrupted)
-	}()
+	})
 	os.Exit(cli.OS().Run(ctx))
 }

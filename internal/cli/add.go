@@ -55,17 +55,22 @@ With --wait, waits until the job has ended, prints its result, and fails if the 
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		now := time.Now()
 		o.KeyMode = offstage.KeyMode(mode)
+		if err := filled(cmd, "queue", "run-at", "key", "key-mode"); err != nil {
+			return err
+		}
 		switch {
 		case args[0] == "":
 			return errors.New("the name of the task is empty")
-		case cmd.Flags().Changed("max-attempts") && o.MaxAttempts < 1:
-			return fmt.Errorf("--max-attempts is %d; at least 1 is needed", o.MaxAttempts)
+		case cmd.Flags().Changed("max-attempts") && (o.MaxAttempts < 1 || o.MaxAttempts > 32767):
+			return fmt.Errorf("--max-attempts is %d; use 1 to 32767", o.MaxAttempts)
 		case mode != "" && !slices.Contains([]offstage.KeyMode{offstage.Replace, offstage.PreserveRunAt, offstage.UnsafeDedupe}, o.KeyMode):
 			return fmt.Errorf("--key-mode is %q; use replace, preserve_run_at or unsafe_dedupe", mode)
 		case mode != "" && o.Key == "":
 			return errors.New("--key-mode goes with --key")
 		case o.Priority < -32768 || o.Priority > 32767:
 			return fmt.Errorf("--priority is %d; use -32768 to 32767", o.Priority)
+		case cmd.Flags().Changed("timeout") && o.Timeout < time.Microsecond:
+			return errors.New("--timeout must be more than nothing")
 		}
 		if cmd.Flags().Changed("in") {
 			o.RunAt = now.Add(in)
@@ -126,9 +131,6 @@ func (a *app) awaitJob(ctx context.Context, db *database, id int64) (json.RawMes
 				why, err := db.client.Explain(explaining, id)
 				if err != nil {
 					continue
-				}
-				if st, err := db.client.Status(explaining, id); err == nil && st.Progress != nil {
-					why = strings.TrimSpace(fmt.Sprintf("%.0f %% %s", *st.Progress, st.Message)) + "; " + why
 				}
 				p.set("job %d: %s", id, why)
 			}

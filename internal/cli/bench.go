@@ -45,6 +45,7 @@ Each figure says its conditions. Figures of two machines, or of two sets of sett
 	f.Var((*durationFlag)(&b.takes), "takes", "for how long the handler waits, in work (default: not at all)")
 	f.StringSliceVar(&b.only, "only", benchParts, "what to measure")
 	f.BoolVarP(&a.yes, "yes", "y", false, "do not ask")
+	f.BoolVar(&a.dryRun, "dry-run", false, "say what would be done, and do nothing")
 	complete(c, "only", fixed(benchParts...))
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		if b.time == 0 {
@@ -123,8 +124,11 @@ func (b *bench) run(ctx context.Context) (err error) {
 		return err
 	}
 	defer b.db.close()
-	if err := a.confirm(ctx, fmt.Sprintf("load %s with jobs for about %s, in the schema %s, which is dropped afterwards",
-		placeOf(cfg.ConnConfig), span(b.guess()), benchSchema)); err != nil {
+	about := fmt.Sprintf("load %s with jobs for about %s, in the schema %s, which is dropped afterwards", placeOf(cfg.ConnConfig), span(b.guess()), benchSchema)
+	if a.dryRun {
+		return b.announce(ctx, about)
+	}
+	if err := a.confirm(ctx, about); err != nil {
 		return err
 	}
 	if err := b.drop(ctx); err != nil { // what a killed one has left
@@ -149,10 +153,7 @@ func (b *bench) run(ctx context.Context) (err error) {
 		fmt.Fprintf(a.Stdout, "Offstage %s, PostgreSQL %s at %s, synchronous_commit %s, fsync %s, shared_buffers %s; round trip %.2f ms, client with %d CPUs\n",
 			under.Offstage, under.PostgreSQL, under.Database, under.SynchronousCommit, under.Fsync, under.SharedBuffers, under.RoundTripMS, under.ClientCPUs)
 	}
-	for _, part := range benchParts {
-		if !slices.Contains(b.only, part) {
-			continue
-		}
+	for _, part := range b.parts() {
 		var err error
 		switch part {
 		case "add":
@@ -175,6 +176,40 @@ func (b *bench) run(ctx context.Context) (err error) {
 	return nil
 }
 
+// announce says what would be done, and whether the schema is in the way of it.
+func (b *bench) announce(ctx context.Context, about string) error {
+	if _, err := b.remains(ctx); err != nil {
+		return err
+	}
+	a := b.app
+	if a.json {
+		return a.printJSON(struct {
+			DryRun   bool     `json:"dry_run"`
+			Database string   `json:"database"`
+			Schema   string   `json:"schema"`
+			Seconds  float64  `json:"seconds"`
+			Parts    []string `json:"parts"`
+			Count    int      `json:"count"`
+			Samples  int      `json:"samples"`
+		}{true, placeOf(b.db.pool.Config().ConnConfig), benchSchema, round(b.guess().Seconds()), b.parts(), b.count, b.samples})
+	}
+	fmt.Fprintf(a.Stdout, "would %s:\n", about)
+	for _, part := range b.parts() {
+		what := map[string]string{
+			"add":     fmt.Sprintf("one by one for %s, by %d writers for %s, %d in bulk", span(b.time), writers, span(b.time), b.count),
+			"work":    fmt.Sprintf("%s, by %s", plural(b.count, "job"), b.staff()),
+			"latency": fmt.Sprintf("of %s, with %s", plural(b.samples, "job"), b.staff()),
+		}[part]
+		fmt.Fprintf(a.Stdout, "  %-8s %s\n", part, what)
+	}
+	return nil
+}
+
+// parts are those that were asked for, in their order.
+func (b *bench) parts() []string {
+	return slices.DeleteFunc(slices.Clone(benchParts), func(part string) bool { return !slices.Contains(b.only, part) })
+}
+
 // guess is how long it will take, at a modest 5,000 jobs a second.
 func (b *bench) guess() time.Duration {
 	jobs := time.Duration(0)
@@ -192,24 +227,29 @@ func (b *bench) guess() time.Duration {
 
 // drop drops the schema, if it is one of ours.
 func (b *bench) drop(ctx context.Context) error {
-	var exists, ours bool
-	err := b.db.pool.QueryRow(ctx, `
-		select exists (select from pg_catalog.pg_namespace where nspname in ($1::text, $1::text || '_private')),
-		  to_regclass($1::text || '_private.migration') is not null`, benchSchema).Scan(&exists, &ours)
-	if err != nil {
-		return fmt.Errorf("look for schema %s: %w", benchSchema, err)
+	if there, err := b.remains(ctx); err != nil || !there {
+		return err
 	}
-	if !exists {
-		return nil
-	}
-	if !ours {
-		return failed(Refused, "rename it, or measure in another database", "there is a schema %s that a measurement has not made", benchSchema)
-	}
-	_, err = b.db.pool.Exec(ctx, "drop schema if exists "+benchSchema+", "+benchSchema+"_private cascade")
+	_, err := b.db.pool.Exec(ctx, "drop schema if exists "+benchSchema+", "+benchSchema+"_private cascade")
 	if err != nil {
 		return fmt.Errorf("drop schema %s: %w", benchSchema, err)
 	}
 	return nil
+}
+
+// remains says whether the schema is there; an error if it is somebody else's.
+func (b *bench) remains(ctx context.Context) (there bool, err error) {
+	var ours bool
+	err = b.db.pool.QueryRow(ctx, `
+		select exists (select from pg_catalog.pg_namespace where nspname in ($1::text, $1::text || '_private')),
+		  to_regclass($1::text || '_private.migration') is not null`, benchSchema).Scan(&there, &ours)
+	if err != nil {
+		return false, fmt.Errorf("look for schema %s: %w", benchSchema, err)
+	}
+	if there && !ours {
+		return true, failed(Refused, "rename it, or measure in another database", "there is a schema %s that a measurement has not made", benchSchema)
+	}
+	return there, nil
 }
 
 func (b *bench) conditions(ctx context.Context) (c conditions, err error) {

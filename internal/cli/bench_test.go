@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -10,6 +11,11 @@ import (
 func TestBench(t *testing.T) {
 	s := newStage(t)
 	s.want(Usage, "bench").says(t, "add --yes", "which is dropped afterwards")
+	s.want(Done, "bench", "--dry-run", "--only", "add,latency", "--count", "50").says(t, "would load ", "which is dropped afterwards:\n  add      one by one for 3.0 s, by 32 writers for 3.0 s, 50 in bulk\n  latency  of 300 jobs, with 1 worker with 10 slots\n")
+	if got := decode[map[string]any](t, s.want(Done, "bench", "--dry-run", "--json", "--only", "work")); got["dry_run"] != true || got["schema"] != benchSchema || fmt.Sprint(got["parts"]) != "[work]" {
+		t.Errorf("%v", got)
+	}
+	s.noBench()
 	tiny := []string{"bench", "--yes", "--count", "50", "--time", "20ms", "--samples", "3"}
 	r := s.want(Done, tiny...).says(t, "synchronous_commit", "add, one by one", "add, by 32 writers", "add, in bulk", "1 worker with 10 slots", "latency, to started", "p99")
 	if lines := strings.Count(r.out, "\n"); lines != 8 {
@@ -83,6 +89,7 @@ func TestBenchInterrupted(t *testing.T) {
 func TestBenchSparesOthers(t *testing.T) {
 	s := newStage(t)
 	s.exec(`create schema offstage_bench`)
+	s.want(Refused, "bench", "--dry-run").says(t, "that a measurement has not made")
 	s.want(Refused, "bench", "--yes").says(t, "that a measurement has not made")
 	s.exec(`drop schema offstage_bench`) // is there
 }

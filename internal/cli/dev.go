@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"sync"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -44,12 +45,15 @@ the other commands, called in the same directory, find the private one by themse
 	w.watch = true
 	c.Flags().StringVar(&data, "data", "", "where the private PostgreSQL keeps its data (default: a directory of the user's, one for each project)")
 	c.Flags().BoolVar(&temporary, "temporary", false, "throw the data away at the end")
-	c.Flags().StringVar(&listen, "listen", defaultListen, "the address of the web UI, on this machine; when its port is taken, another one is")
+	c.Flags().StringVar(&listen, "listen", defaultListen, "the address of the web UI, on this machine; without this flag, another port where that one is taken")
 	c.Flags().BoolVar(&noUI, "no-ui", false, "do not serve the web UI")
 	c.MarkFlagsMutuallyExclusive("data", "temporary")
 	c.MarkFlagsMutuallyExclusive("listen", "no-ui")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := w.check(cmd); err != nil {
+			return err
+		}
+		if err := a.checkTasks(&w); err != nil {
 			return err
 		}
 		if err := guard.CheckAddress(listen, guard.Config{}); err != nil {
@@ -80,9 +84,11 @@ the other commands, called in the same directory, find the private one by themse
 
 // dev serves the UI at an address, "" for none. One that was not chosen gives way to whoever has it.
 func (a *app) dev(ctx context.Context, flags *workerFlags, data string, temporary bool, address string, chosen bool) error {
+	var server *devpg.Server
 	if source := a.source(); source == fromNothing || source == fromDev {
-		stop, err := a.startPrivate(ctx, data, temporary)
-		if err != nil {
+		var stop func()
+		var err error
+		if server, stop, err = a.startPrivate(ctx, data, temporary); err != nil {
 			return err
 		}
 		defer stop()
@@ -113,13 +119,66 @@ func (a *app) dev(ctx context.Context, flags *workerFlags, data string, temporar
 			return err
 		}
 	}
-	a.banner(ui)
-	g, ctx := errgroup.WithContext(ctx)
-	if ui != nil {
-		g.Go(func() error { return ui.run(ctx) })
+	a.banner(ui, a.taskPath(flags))
+	play := func(ctx context.Context) error {
+		g, ctx := errgroup.WithContext(ctx)
+		if ui != nil {
+			g.Go(func() error { return ui.run(ctx) })
+		}
+		g.Go(func() error { return a.rehearse(ctx, db, flags, log) })
+		return g.Wait()
 	}
-	g.Go(func() error { return a.rehearse(ctx, db, flags, log) })
-	return g.Wait()
+	if server == nil || !server.Reused() {
+		return play(ctx)
+	}
+	return asGuest(ctx, server, play)
+}
+
+// farewell is how long a worker may take to end whose database has ended for good: it would wait for its return.
+const farewell = 3 * time.Second
+
+// asGuest plays for as long as the server is there, which another call has started and will stop.
+func asGuest(ctx context.Context, server *devpg.Server, play func(context.Context) error) error {
+	playing, stop := context.WithCancel(ctx)
+	defer stop()
+	played := make(chan error, 1)
+	go func() { played <- play(playing) }()
+
+	watching, enough := context.WithCancel(context.WithoutCancel(ctx)) // it may end while we are ending
+	watched := make(chan error, 1)
+	go func() { watched <- server.AwaitEnd(watching) }()
+	select {
+	case err := <-played:
+		enough()
+		<-watched
+		return err
+	case <-watched:
+		enough()
+	}
+	told := ctx.Err() != nil
+	stop()
+	over := time.NewTimer(farewell)
+	defer over.Stop()
+	select {
+	case <-played:
+	case <-over.C: // the process ends, and its worker with it, as in a crash
+	}
+	if told {
+		return nil
+	}
+	return failed(Unreachable, "type it again: offstage dev", "PostgreSQL has stopped, with the offstage dev that had started it")
+}
+
+// checkTasks tells a mistake in a directory that was named before anything is started for it.
+func (a *app) checkTasks(flags *workerFlags) error {
+	if !flags.taskChosen {
+		return nil
+	}
+	dir, err := tasks.Read(a.taskPath(flags))
+	if err == nil && len(dir.Tasks) == 0 {
+		return noTask(dir, flags)
+	}
+	return err
 }
 
 // rehearse runs a worker for the task directory as it is, and another one whenever it has changed. The one before finishes
@@ -181,29 +240,32 @@ func (a *app) castOf(ctx context.Context, db *database, flags *workerFlags, log 
 }
 
 // startPrivate starts a server, or joins one that runs, and makes it the database of this call and of others in the
-// same project.
-func (a *app) startPrivate(ctx context.Context, data string, temporary bool) (stop func(), err error) {
+// same project. One that it has joined is neither stopped nor forgotten: that is for the call which has started it.
+func (a *app) startPrivate(ctx context.Context, data string, temporary bool) (server *devpg.Server, stop func(), err error) {
 	if data == "" && !temporary {
 		if data, err = devpg.KeptDir(a.Project); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
-	url, stopServer, err := StartPrivate(ctx, data, devDatabase, a.Stderr)
+	server, err = startServer(ctx, data, devDatabase, a.Stderr)
 	if err != nil && ctx.Err() != nil {
-		return nil, ctx.Err() // however the start has failed then: it was told to stop
+		return nil, nil, ctx.Err() // however the start has failed then: it was told to stop
 	}
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	a.url, a.private = url, true
-	forget, err := a.ShareURL(url)
+	a.url, a.private = server.URL(devDatabase), true
+	forget, err := a.ShareURL(a.url)
 	if err != nil {
 		a.say("other commands will not find this server by themselves: %v", err)
 		forget = func() {}
 	}
-	return func() {
+	if server.Reused() {
+		return server, func() {}, nil
+	}
+	return server, func() {
 		forget()
-		if err := stopServer(); err != nil {
+		if err := server.Stop(); err != nil {
 			a.say("offstage: %v", err)
 			return
 		}
@@ -214,14 +276,22 @@ func (a *app) startPrivate(ctx context.Context, data string, temporary bool) (st
 // StartPrivate starts a PostgreSQL with its data in dir ("": a temporary one), with a database of the given name, and
 // answers its URL.
 func StartPrivate(ctx context.Context, dir, name string, log io.Writer) (url string, stop func() error, err error) {
-	server, err := devpg.Start(ctx, devpg.Config{Dir: dir, Log: log})
+	server, err := startServer(ctx, dir, name, log)
 	if err != nil {
 		return "", nil, err
 	}
-	if err := createDatabase(ctx, server.URL("postgres"), name); err != nil {
-		return "", nil, errors.Join(err, server.Stop())
-	}
 	return server.URL(name), server.Stop, nil
+}
+
+func startServer(ctx context.Context, dir, name string, log io.Writer) (*devpg.Server, error) {
+	server, err := devpg.Start(ctx, devpg.Config{Dir: dir, Log: log})
+	if err != nil {
+		return nil, err
+	}
+	if err := createDatabase(ctx, server.URL("postgres"), name); err != nil {
+		return nil, errors.Join(err, server.Stop())
+	}
+	return server, nil
 }
 
 func createDatabase(ctx context.Context, url, name string) error {
@@ -238,15 +308,15 @@ func createDatabase(ctx context.Context, url, name string) error {
 	return err
 }
 
-func (a *app) banner(ui *site) {
+func (a *app) banner(ui *site, dir string) {
 	p := a.errPaint()
 	a.say("")
 	if ui != nil {
 		a.say("  web UI    %s", p.paint(bold, ui.url))
 	}
 	a.say("  database  %s", p.paint(bold, a.place()))
-	a.say("  add a job %s", p.paint(bold, "offstage add "+a.someTask()+" '{\"hello\": \"world\"}' --wait")+a.flagFor())
-	a.say("  look      %s", p.paint(bold, "offstage jobs")+a.flagFor())
+	a.say("  add a job %s", p.paint(bold, a.command("add "+someTask(dir)+" '{\"hello\": \"world\"}' --wait")))
+	a.say("  look      %s", p.paint(bold, a.command("jobs")))
 	if a.private {
 		a.say("  SQL       %s", p.paint(bold, `psql "$(offstage dev url)"`))
 	}
@@ -254,17 +324,9 @@ func (a *app) banner(ui *site) {
 	a.say("")
 }
 
-// flagFor is what other commands need to find a database that only this call was told of.
-func (a *app) flagFor() string {
-	if !a.private && a.source() == fromFlag {
-		return " --database-url " + a.place()
-	}
-	return ""
-}
-
 // someTask is the name of a task that can run here, as an example.
-func (a *app) someTask() string {
-	dir, err := tasks.Read(a.Project + "/tasks")
+func someTask(path string) string {
+	dir, err := tasks.Read(path)
 	if err == nil {
 		for _, t := range dir.Tasks {
 			return t.Name

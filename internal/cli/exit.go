@@ -134,7 +134,7 @@ func (a *app) unreachable(err error) string {
 // command is a call of this program for the same database, to be typed or pasted; without the password.
 func (a *app) command(args string) string {
 	c := "offstage " + args
-	if a.source() == fromFlag {
+	if a.source() == fromFlag && !a.private { // others find the private one by themselves
 		c += " --database-url " + a.place()
 	}
 	if a.schema != "" && a.schema != schema.Default {

@@ -1,11 +1,41 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/spf13/cobra"
 )
+
+// filled refuses flags that were given with nothing in them: where a script has not set its $KEY, --key "$KEY" must not
+// do what leaving it out does.
+func filled(cmd *cobra.Command, names ...string) error {
+	for _, name := range names {
+		if flag := cmd.Flags().Lookup(name); flag.Changed && flag.Value.String() == "" {
+			return fmt.Errorf("--%s is empty; give it a value, or leave it out", name)
+		}
+	}
+	return nil
+}
+
+// plainly says what is wrong with a number without Go's words for it.
+func plainly(_ *cobra.Command, err error) error {
+	var number *strconv.NumError
+	if !errors.As(err, &number) {
+		return err
+	}
+	why := "write a whole number"
+	switch {
+	case errors.Is(number.Err, strconv.ErrRange):
+		why = "the number is too large"
+	case number.Func == "ParseBool":
+		why = "write true or false"
+	}
+	return fmt.Errorf("%s: %s", strings.TrimSuffix(err.Error(), ": "+number.Error()), why)
+}
 
 // durationFlag is a Go duration that may begin with days: 2d, 1d12h, 90s.
 type durationFlag time.Duration

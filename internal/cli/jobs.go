@@ -24,9 +24,12 @@ func (a *app) jobsCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "jobs",
 		Short: "List, look at, retry, cancel and delete jobs, and read their logs",
-		Args:  a.subcommands,
-		RunE:  list.RunE,
+		Long: `Lists jobs that have not ended, or have failed, as offstage jobs list does; its commands look at, retry, cancel and delete
+jobs, and read their logs.`,
+		Args: a.subcommands,
+		RunE: list.RunE,
 	}
+	c.Flags().AddFlagSet(list.Flags())
 	c.AddCommand(list, a.jobsHistoryCommand(), a.jobsGetCommand(), a.jobsLogCommand(), a.jobsRetryCommand(), a.jobsCancelCommand(), a.jobsDeleteCommand())
 	return c
 }
@@ -51,7 +54,10 @@ func stateNames() string {
 	return strings.Join(names, ", ")
 }
 
-func checkFilter(f offstage.Filter) error {
+func checkFilter(cmd *cobra.Command, f offstage.Filter) error {
+	if err := filled(cmd, "state", "task", "queue", "key"); err != nil {
+		return err
+	}
 	if f.State == "" || slices.Contains(states, f.State) {
 		return nil
 	}
@@ -76,10 +82,7 @@ func (a *app) jobsListCommand() *cobra.Command {
 	c.Flags().IntVar(&filter.Limit, "limit", 50, "at most so many, up to 9999")
 	c.Flags().Int64Var(&filter.After, "after", 0, "only ids above this one: the next page")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
-		if filter.Limit == 0 && !cmd.Flags().Changed("limit") {
-			filter.Limit = 50 // "offstage jobs" shares this function, not the flags
-		}
-		if err := checkFilter(filter); err != nil {
+		if err := checkFilter(cmd, filter); err != nil {
 			return err
 		}
 		if filter.Limit < 1 || filter.Limit > 9999 {
@@ -316,7 +319,11 @@ func (a *app) jobsGet(ctx context.Context, db *database, id int64) error {
 	}
 	field("attempt", attempts)
 	field("added", moment(&d.AddedAt))
-	field("run at", moment(&d.RunAt))
+	runAt := moment(&d.RunAt)
+	if now == string(offstage.Failed) || d.SettledAt != nil && d.RunAt.After(*d.SettledAt) {
+		runAt = "-" // it never comes
+	}
+	field("run at", runAt)
 	field("running", moment(d.RunningSince))
 	field("worker", text(d.Worker))
 	field("settled", moment(d.SettledAt))

@@ -91,6 +91,9 @@ func (a *app) actCommand(what act, about string, aliases []string) *cobra.Comman
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		ids, err := parseIDs(args)
 		filtered := filter != (offstage.Filter{})
+		if err == nil {
+			err = checkFilter(cmd, filter)
+		}
 		switch {
 		case err != nil:
 			return err
@@ -98,9 +101,6 @@ func (a *app) actCommand(what act, about string, aliases []string) *cobra.Comman
 			return errors.New("give ids, or a filter (--state, --task, --queue, --key), or --all; not two of them")
 		case len(ids) == 0 && !filtered && !all:
 			return errors.New("which jobs? give ids, or a filter (--state, --task, --queue, --key), or --all")
-		}
-		if err := checkFilter(filter); err != nil {
-			return err
 		}
 		return a.run(func(ctx context.Context, _ []string) error {
 			return a.with(ctx, func(db *database) error {

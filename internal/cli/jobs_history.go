@@ -44,6 +44,9 @@ func (a *app) jobsHistoryCommand() *cobra.Command {
 	complete(c, "task", a.completer(liveTasks))
 	complete(c, "outcome", fixed(names...))
 	c.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := filled(cmd, "task", "outcome", "before"); err != nil {
+			return err
+		}
 		if filter.Outcome != "" && !slices.Contains(outcomes, filter.Outcome) {
 			return fmt.Errorf("--outcome is %q; use one of %s", filter.Outcome, strings.Join(names, ", "))
 		}

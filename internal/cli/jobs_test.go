@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -73,6 +75,30 @@ func TestAddAndWait(t *testing.T) {
 	}
 }
 
+// Who waits is told once how far the job is.
+func TestAddAndWaitTellsProgress(t *testing.T) {
+	s := newStage(t)
+	gate := filepath.Join(s.dir, "go on")
+	s.script("slow.sh", "#!/bin/sh\necho '10 begun' > \"$OFFSTAGE_PROGRESS\"\nwhile [ ! -e '"+gate+"' ]; do sleep 0.02; done\n")
+	s.start("worker", "--poll-interval", "100")
+	m, _, errs := s.call("add", "slow", "--wait")
+	m.ErrTerminal = true
+	ended := make(chan int, 1)
+	go func() { ended <- m.Run(t.Context()) }()
+	s.eventually(func() bool { return strings.Contains(errs.String(), "begun") })
+	if err := os.WriteFile(gate, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if exit := <-ended; exit != Done {
+		t.Errorf("exit code %d\n%s", exit, errs)
+	}
+	for line := range strings.SplitSeq(errs.String(), "\r") {
+		if strings.Count(line, "begun") > 1 {
+			t.Errorf("%q", line)
+		}
+	}
+}
+
 func TestJobsList(t *testing.T) {
 	s := newStage(t)
 	s.want(Done, "jobs").says(t, "no jobs")
@@ -99,13 +125,14 @@ func TestJobsList(t *testing.T) {
 	for args, ids := range map[string]string{
 		"--state failed": "3", "--task mail": "1 2", "--queue q": "1", "--key k": "1", "--after 1": "2 3", "--state running": "", "--task mail --state scheduled": "2",
 	} {
-		list := decode[[]jobJSON](t, s.want(Done, append([]string{"jobs", "list", "--json"}, strings.Split(args, " ")...)...))
-		var found []string
-		for _, j := range list {
-			found = append(found, j.ID)
-		}
-		if strings.Join(found, " ") != ids {
-			t.Errorf("%s: %v", args, found)
+		for _, command := range []string{"jobs --json ", "jobs list --json "} {
+			var found []string
+			for _, j := range decode[[]jobJSON](t, s.want(Done, strings.Split(command+args, " ")...)) {
+				found = append(found, j.ID)
+			}
+			if strings.Join(found, " ") != ids {
+				t.Errorf("%s%s: %v", command, args, found)
+			}
 		}
 	}
 	s.want(Done, "jobs", "list", "--limit", "2").says(t, "there are more: --after 2")
@@ -186,6 +213,14 @@ func TestJobsGet(t *testing.T) {
 		t.Errorf("%+v\n%s", d, r.out)
 	}
 	s.want(NotFound, "jobs", "get", "4711").says(t, "job 4711: job not found")
+
+	// The time of a retry that will not come.
+	id = s.add("work", nil, offstage.Options{RunAt: time.Now().Add(time.Hour)})
+	s.want(Done, "jobs", "get", "2").says(t, "run at        20", "(in 60 min)")
+	s.fail(id, "no")
+	s.want(Done, "jobs", "get", "2").says(t, "run at        -\n")
+	s.want(Done, "jobs", "cancel", strconv.FormatInt(s.add("work", nil, offstage.Options{RunAt: time.Now().Add(time.Hour)}), 10), "--yes")
+	s.want(Done, "jobs", "get", "3").says(t, "cancelled", "run at        -\n")
 }
 
 func (s *stage) waitEnded(id int64) {
@@ -340,6 +375,8 @@ func TestWorkersList(t *testing.T) {
 	}
 	stop()
 	s.want(Done, "workers").says(t, "no workers")
+	s.want(Done, "workers", "--dead").says(t, "no workers")
+	s.want(Done, "workers", "--help").says(t, "one that stops in good order is gone at once")
 }
 
 func TestWorkersDrain(t *testing.T) {

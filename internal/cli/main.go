@@ -137,6 +137,7 @@ The database is the one of --database-url, else of DATABASE_URL, else of the PG*
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetVersionTemplate("offstage {{.Version}}\n")
+	root.SetFlagErrorFunc(plainly)
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.AddGroup(&cobra.Group{ID: serving, Title: "Run jobs:"}, &cobra.Group{ID: working, Title: "Jobs and what they wait for:"},
 		&cobra.Group{ID: caring, Title: "The installation:"})

@@ -196,6 +196,7 @@ func TestHelpAndVersion(t *testing.T) {
 	s.want(Done).says(t, "Exit codes:", "5    the database cannot be reached", "130  interrupted", "doctor", "bench")
 	s.want(Done, "--help").says(t, "Exit codes:")
 	s.want(Done, "worker", "--help").says(t, "--poll-interval", "--jobs", "milliseconds")
+	s.want(Done, "jobs", "--help").says(t, "Lists jobs that have not ended", "--state")
 	s.want(Done, "version").says(t, "offstage "+offstage.Version)
 	s.want(Done, "--version").says(t, "offstage "+offstage.Version)
 	v := decode[map[string]any](t, s.want(Done, "version", "--json"))
@@ -223,10 +224,15 @@ func TestUsage(t *testing.T) {
 		{"add t {} --in 5m --run-at 2030-01-01", "none of the others can be"},
 		{"add t {} --key-mode replace", "--key-mode goes with --key"},
 		{"add t {} --key k --key-mode merge", "unsafe_dedupe"},
-		{"add t {} --max-attempts 0", "at least 1"},
+		{"add t {} --max-attempts 0", "use 1 to 32767"},
+		{"add t {} --max-attempts 99999", "use 1 to 32767"},
+		{"add t {} --timeout 0s", "more than nothing"},
+		{"schedules add s t @daily --max-attempts 99999", "use 1 to 32767"},
+		{"schedules add s t @daily --priority 99999", "use -32768 to 32767"},
 		{"add t {} --priority 40000", "32767"},
 		{"jobs list --state done", "use one of scheduled, waiting"},
 		{"jobs list --state succeeded", "jobs get ID"},
+		{"jobs --state done", "use one of scheduled, waiting"},
 		{"jobs list --limit 0", "1 to 9999"},
 		{"jobs get", "accepts 1 arg"},
 		{"jobs get seven", "not the id of a job"},
@@ -242,6 +248,9 @@ func TestUsage(t *testing.T) {
 		{"tasks configure t --timeout 0s", "more than nothing"},
 		{"tasks configure t --retry {", "unexpected end"},
 		{"worker --jobs 0", "use 1 to 10000"},
+		{"worker --jobs abc", `invalid argument "abc" for "-j, --jobs" flag: write a whole number`},
+		{"queues configure q --concurrency 99999999999999999999", "the number is too large"},
+		{"jobs --json=maybe", "write true or false"},
 		{"worker --poll-interval 0", "too short"},
 		{"worker --poll-interval soon", "no duration"},
 		{"worker --log-format xml", "text or json"},
@@ -259,7 +268,17 @@ func TestUsage(t *testing.T) {
 		{"version --schema Bad", "not allowed"},
 		{"jobs --schema public", "not allowed"},
 	} {
-		s.want(Usage, strings.Split(c.args, " ")...).says(t, c.say)
+		if r := s.want(Usage, strings.Split(c.args, " ")...).says(t, c.say); strings.Contains(r.errs, "strconv") {
+			t.Errorf("%s: %s", c.args, r.errs)
+		}
+	}
+	// What a script has not set is not left out.
+	for _, args := range []string{
+		"add t --key", "add t --queue", "add t --run-at", "add t --key k --key-mode", "schedules add s t @daily --key", "jobs --task", "jobs delete --task t --key",
+		"jobs history --outcome",
+	} {
+		words := strings.Split(args, " ")
+		s.want(Usage, append(words, "")...).says(t, words[len(words)-1]+" is empty")
 	}
 	s.want(Usage, "add", "t", "").says(t, "leave it out for {}")
 	s.want(Usage, "add", "t", "\"\xff\"").says(t, "not UTF-8")
@@ -393,6 +412,7 @@ func TestCompletion(t *testing.T) {
 		{"add t --queue ", "mails\n"},
 		{"add t --key-mode ", "replace\npreserve_run_at\nunsafe_dedupe\n"},
 		{"jobs list --task ", "report\nsend_email\n"},
+		{"jobs --state ", "scheduled\nwaiting\nparked\npaused\nrunning\nfailed\n"},
 		{"jobs list --state ", "scheduled\nwaiting\nparked\npaused\nrunning\nfailed\n"},
 		{"jobs get ", "2\treport\n1\tsend_email\n"},
 		{"jobs retry ", "2\treport\n"},

@@ -100,7 +100,8 @@ OTEL_EXPORTER_OTLP_ENDPOINT is set, it exports a trace of each attempt by OTLP o
 
 Schedules are those of the database (offstage schedules) and of the crontab file, which SIGHUP reads again.
 
-The first SIGINT or SIGTERM stops it gracefully, with exit code 0; a second one at once, with 130. It never migrates.`,
+The first SIGINT or SIGTERM stops it gracefully, with exit code 0; a second one, 0.2 s later or more, at once, with 130. It
+never migrates.`,
 		Example: `  offstage worker --tasks ./tasks --jobs 4
   offstage worker --once                        until no job is left that can run now
   offstage worker --listen 127.0.0.1:9464       with health checks and metrics`,
@@ -272,10 +273,14 @@ func (a *app) hire(ctx context.Context, db *database, dir *tasks.Dir, flags *wor
 	}
 	if len(s.runners) == 0 {
 		s.close()
-		return nil, failed(Failed, "a task is a file that exports a function, such as "+filepath.Join(flags.tasks, "hello.js")+", or an executable, such as "+
-			filepath.Join(flags.tasks, "hello.sh")+" (chmod +x)", "%s holds no task that this worker can run", dir.Path)
+		return nil, noTask(dir, flags)
 	}
 	return s, nil
+}
+
+func noTask(dir *tasks.Dir, flags *workerFlags) error {
+	return failed(Failed, "a task is a file that exports a function, such as "+filepath.Join(flags.tasks, "hello.js")+", or an executable, such as "+
+		filepath.Join(flags.tasks, "hello.sh")+" (chmod +x)", "%s holds no task that this worker can run", dir.Path)
 }
 
 // taskEnvironment is what tasks inherit: the worker's environment, and where offstage dev has started a server, its URL,

@@ -18,7 +18,7 @@ func (a *app) workersCommand() *cobra.Command {
 		return a.with(ctx, func(db *database) error { return a.listWorkers(ctx, db, dead) })
 	})
 	list := &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List workers", Args: cobra.NoArgs, RunE: do}
-	list.Flags().BoolVar(&dead, "dead", false, "also those that stopped or died in the last day")
+	list.Flags().BoolVar(&dead, "dead", false, "also those that died in the last day; one that stops in good order is gone at once")
 	c := &cobra.Command{Use: "workers", Short: "List, drain, resume and stop workers", Args: a.subcommands, RunE: do}
 	c.Flags().AddFlag(list.Flags().Lookup("dead"))
 	c.AddCommand(list,

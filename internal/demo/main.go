@@ -19,12 +19,7 @@ func main() {
 	ctx, cancel := context.WithCancel(context.Background())
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-	go func() {
-		<-signals
-		cancel()
-		<-signals
-		os.Exit(cli.Interrupted)
-	}()
+	go cli.Obey(signals, cancel, func() { os.Exit(cli.Interrupted) })
 	if calledAsOffstage() {
 		os.Exit(cli.OS().Run(ctx))
 	}

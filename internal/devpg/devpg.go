@@ -64,7 +64,7 @@ type Server struct {
 	settings map[string]string
 	password string
 	port     int
-	reused   bool
+	reused   int // the process id of a postmaster that another process started, or 0
 
 	mu      sync.Mutex // guards proc and stopped
 	proc    *process   // nil while the server is down, and for a reused one
@@ -119,12 +119,11 @@ func start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	if s.password, err = h.password(); err != nil {
 		return nil, err
 	}
-	if s.port, err = h.running(ctx, s.password); err != nil {
+	if s.reused, s.port, err = h.running(ctx, s.password); err != nil {
 		return nil, err
 	}
-	if s.port != 0 {
+	if s.reused != 0 {
 		progress(cfg.Log, "using the PostgreSQL %d that already runs in %s", s.bin.Major, h.dir)
-		s.reused = true
 		return s, nil
 	}
 	if s.bin, err = reachable(s.bin, who); err != nil {
@@ -254,7 +253,17 @@ func (s *Server) Dir() string { return s.home.dir }
 func (s *Server) LogFile() string { return s.home.logFile() }
 
 // Reused says that another process started this server, and will stop it.
-func (s *Server) Reused() bool { return s.reused }
+func (s *Server) Reused() bool { return s.reused != 0 }
+
+// AwaitEnd returns when a reused server has ended, which is not in our hands, or with the context's error.
+func (s *Server) AwaitEnd(ctx context.Context) error {
+	for runsOn(s.reused, s.home.data()) {
+		if err := pause(ctx, time.Second); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // Pid is the process id of the postmaster, 0 while the server is down or where it was reused.
 func (s *Server) Pid() int {
@@ -271,7 +280,7 @@ func (s *Server) Pid() int {
 func (s *Server) Stop() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.stopped || s.reused {
+	if s.stopped || s.Reused() {
 		return nil
 	}
 	s.stopped = true
@@ -291,7 +300,7 @@ func (s *Server) Stop() error {
 func (s *Server) StopImmediate() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.reused {
+	if s.Reused() {
 		return errors.New("stop a private PostgreSQL: another process started this server; stop it there")
 	}
 	s.halt(immediate)
@@ -303,7 +312,7 @@ func (s *Server) StartAgain(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
-	case s.reused:
+	case s.Reused():
 		return errors.New("start PostgreSQL again: another process started this server; start it there")
 	case s.stopped:
 		return errors.New("start PostgreSQL again: Stop has ended this server for good; use StopImmediate before StartAgain")

@@ -150,8 +150,16 @@ func TestKept(t *testing.T) {
 	}
 	stop(t, second)
 	query(t, first, "select 'still there'")
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := second.AwaitEnd(over); !errors.Is(err, context.Canceled) {
+		t.Errorf("the end of a server that runs: %v", err)
+	}
 
 	stop(t, first)
+	if err := second.AwaitEnd(t.Context()); err != nil {
+		t.Error(err)
+	}
 	if exists(filepath.Join(first.home.data(), "postmaster.pid")) {
 		t.Error("postmaster.pid is still there: the server was not stopped in good order")
 	}

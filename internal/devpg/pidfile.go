@@ -14,37 +14,37 @@ import (
 	"time"
 )
 
-// running returns the port of a server that already runs on the data and answers, 0 if there is none.
+// running returns the process and the port of a server that already runs on the data and answers, 0 if there is none.
 // One that is just starting or ending is waited for.
 //
 // After a kill -9 or a power failure postmaster.pid remains, and its process id may meanwhile belong to
 // anything; postgres itself would then refuse to start. So the process must have our directory on its
 // command line, otherwise the file is removed.
-func (h *home) running(ctx context.Context, password string) (port int, err error) {
+func (h *home) running(ctx context.Context, password string) (pid, port int, err error) {
 	pidFile := filepath.Join(h.data(), "postmaster.pid")
 	for {
 		text, err := os.ReadFile(pidFile)
 		if errors.Is(err, fs.ErrNotExist) {
-			return 0, nil
+			return 0, 0, nil
 		}
 		if err != nil {
-			return 0, fmt.Errorf("read postmaster.pid: %w", err)
+			return 0, 0, fmt.Errorf("read postmaster.pid: %w", err)
 		}
 		pid, port := parsePidFile(string(text))
 		if pid <= 0 || !runsOn(pid, h.data()) {
 			if err := os.Remove(pidFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return 0, fmt.Errorf("remove a stale postmaster.pid: %w", err)
+				return 0, 0, fmt.Errorf("remove a stale postmaster.pid: %w", err)
 			}
-			return 0, nil
+			return 0, 0, nil
 		}
 		if port != 0 {
 			s := Server{port: port, password: password}
 			if conn, err := connect(ctx, s.URL("postgres")); err == nil {
-				return port, conn.Close(ctx)
+				return pid, port, conn.Close(ctx)
 			}
 		}
 		if err := pause(ctx, 50*time.Millisecond); err != nil {
-			return 0, fmt.Errorf("process %d runs PostgreSQL in %s and does not answer: %w; end it with: kill -INT %d", pid, h.dir, err, pid)
+			return 0, 0, fmt.Errorf("process %d runs PostgreSQL in %s and does not answer: %w; end it with: kill -INT %d", pid, h.dir, err, pid)
 		}
 	}
 }
