@@ -169,8 +169,8 @@ end $$;
 
 -- Declares workers dead that have missed five beats, and gives their jobs back; says how many. Only a worker whose
 -- own last five beats have landed may: when heartbeats fail everywhere at once, nobody rescues. A chore: does nothing
--- while another worker is at it. Locks workers (skip locked: one that is settling lives). Before that, and then nothing
--- else, it takes away the jobs for whom force_unlock_workers has left that to it.
+-- while another worker is at it. Locks workers (skip locked: one that is settling lives). If force_unlock_workers
+-- has left workers to it, it takes their jobs away, and does nothing else this time.
 create or replace function offstage.rescue(worker_id integer) returns integer
 language plpgsql as $$
 declare

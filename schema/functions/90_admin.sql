@@ -123,14 +123,12 @@ begin
   perform offstage_private.note('fail', null, changed, null, null, error_message);
 end $$;
 
--- Records that a job that had failed is tried again, by hand: what it was, and how. What it was to be cancelled for came too late for its last attempt.
+-- Records that a job that had failed is tried again by hand: what it was, and how.
 create or replace function offstage_private.revived(j offstage_private.job, how text) returns void
-language plpgsql as $$
-begin
+language sql as $$
   insert into offstage_private.history (settled_at, job_id, added_at, run_at, task_id, queue_id, attempt, priority, outcome, key, error)
-  values (offstage_private.clock(), j.id, j.added_at, j.run_at, j.task_id, j.queue_id, j.attempts, j.priority, 'retried', j.key, how);
-  perform offstage_private.uncancel(j.id);
-end $$;
+  values (offstage_private.clock(), j.id, j.added_at, j.run_at, j.task_id, j.queue_id, j.attempts, j.priority, 'retried', j.key, how)
+$$;
 
 -- Changes when and how often jobs that are not running are tried; null leaves a value. A failed job with attempts
 -- left again is tried again. Raises 23514 for max_attempts below 1, 22003 beyond smallint.
@@ -171,6 +169,7 @@ begin
     where o.ctid = seized.at;
     if failed_before and not j.failed then
       perform offstage_private.revived(seized.job, 'rescheduled by hand');
+      perform offstage_private.uncancel(j.id);  -- what came too late for the last attempt
     end if;
     if not j.failed then
       perform offstage_private.place(j, offstage_private.clock());
