@@ -131,9 +131,17 @@ func (p *protocol) register(ctx context.Context, name string) error {
 
 // take claims one job, and looks again as often as it is told to.
 func (p *protocol) take(ctx context.Context, task string, worker int) (id string, err error) {
-	// What a running program does by itself between claims.
-	if _, err := p.conn.Exec(ctx, `select graphile_worker.promote()`); err != nil {
-		return "", err
+	// What running programs do by themselves between claims: all beat, and one does what REPEATABLE READ and SERIALIZABLE callers of
+	// force_unlock_workers have left, workers first and then slots of queues.
+	for _, sql := range []string{
+		`update graphile_worker_private.worker set beats = 5, beat_at = graphile_worker_private.clock() where dead_at is null`,
+		`select graphile_worker.rescue(max(id)) from graphile_worker_private.worker where dead_at is null`,
+		`select graphile_worker.rescue(max(id)) from graphile_worker_private.worker where dead_at is null`,
+		`select graphile_worker.promote()`,
+	} {
+		if _, err := p.conn.Exec(ctx, sql); err != nil {
+			return "", err
+		}
 	}
 	for range 10 {
 		rows, err := p.conn.Query(ctx, `
