@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -55,20 +56,16 @@ With --wait, waits until the job has ended, prints its result, and fails if the 
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		now := time.Now()
 		o.KeyMode = offstage.KeyMode(mode)
-		if err := filled(cmd, "queue", "run-at", "key", "key-mode"); err != nil {
+		if err := cmp.Or(filled(cmd, "queue", "run-at", "key", "key-mode"), between(cmd, "max-attempts", o.MaxAttempts, 1, 32767), between(cmd, "priority", o.Priority, -32768, 32767)); err != nil {
 			return err
 		}
 		switch {
 		case args[0] == "":
 			return errors.New("the name of the task is empty")
-		case cmd.Flags().Changed("max-attempts") && (o.MaxAttempts < 1 || o.MaxAttempts > 32767):
-			return fmt.Errorf("--max-attempts is %d; use 1 to 32767", o.MaxAttempts)
 		case mode != "" && !slices.Contains([]offstage.KeyMode{offstage.Replace, offstage.PreserveRunAt, offstage.UnsafeDedupe}, o.KeyMode):
 			return fmt.Errorf("--key-mode is %q; use replace, preserve_run_at or unsafe_dedupe", mode)
 		case mode != "" && o.Key == "":
 			return errors.New("--key-mode goes with --key")
-		case o.Priority < -32768 || o.Priority > 32767:
-			return fmt.Errorf("--priority is %d; use -32768 to 32767", o.Priority)
 		case cmd.Flags().Changed("timeout") && o.Timeout < time.Microsecond:
 			return errors.New("--timeout must be more than nothing")
 		}

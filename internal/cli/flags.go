@@ -21,6 +21,14 @@ func filled(cmd *cobra.Command, names ...string) error {
 	return nil
 }
 
+// between refuses a number that the database would.
+func between(cmd *cobra.Command, name string, n, least, most int) error {
+	if cmd.Flags().Changed(name) && (n < least || n > most) {
+		return fmt.Errorf("--%s is %d; use %d to %d", name, n, least, most)
+	}
+	return nil
+}
+
 // plainly says what is wrong with a number without Go's words for it.
 func plainly(_ *cobra.Command, err error) error {
 	var number *strconv.NumError

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -349,15 +350,11 @@ object, {} if left out, - for stdin; each job's has "_cron" in it besides, which
 	complete(c, "catchup", fixed("none", "one", "all"))
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		s.Name, s.Task, s.Expression, s.KeyMode, s.SkipOverlap = args[0], args[1], args[2], offstage.KeyMode(mode), over == "skip"
-		if err := filled(cmd, "tz", "queue", "key", "key-mode", "from", "until", "catchup"); err != nil {
+		if err := cmp.Or(filled(cmd, "tz", "queue", "key", "key-mode", "from", "until", "catchup"), between(cmd, "max-attempts", s.MaxAttempts, 1, 32767), between(cmd, "priority", s.Priority, -32768, 32767)); err != nil {
 			return err
 		}
 		zone, err := time.LoadLocation(s.TimeZone)
 		switch {
-		case cmd.Flags().Changed("max-attempts") && (s.MaxAttempts < 1 || s.MaxAttempts > 32767):
-			return fmt.Errorf("--max-attempts is %d; use 1 to 32767", s.MaxAttempts)
-		case s.Priority < -32768 || s.Priority > 32767:
-			return fmt.Errorf("--priority is %d; use -32768 to 32767", s.Priority)
 		case s.TimeZone == "Local" || err != nil:
 			return fmt.Errorf("--tz is %q, which is not known; write a name such as Europe/Berlin", s.TimeZone)
 		case over != "allow" && over != "skip":
