@@ -439,6 +439,8 @@ func TestMigrationBesideOlderWorker(t *testing.T) {
 	pgtest.Do(t, conn, "drop table offstage_private.offer cascade")
 	pgtest.Do(t, conn, "drop function offstage_private.give()")
 	pgtest.Do(t, conn, "drop table offstage_private.unlock")
+	pgtest.Do(t, conn, `alter table offstage_private.queue_front drop column taken_run_at, drop column taken_job_id, drop column taken_priority,
+		drop column handed_run_at, drop column handed_job_id, drop column handed_priority`)
 	pgtest.Do(t, conn, "select offstage.configure_task('a', '{\"keep\": \"none\"}'), offstage.add_job('b', queue_name => 'q')")
 	pgtest.Do(t, conn, "drop table offstage_private.name, offstage_private.task_version cascade")
 	pgtest.Do(t, conn, "drop function offstage_private.keep_name(), offstage_private.keep_version() cascade")

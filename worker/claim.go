@@ -40,6 +40,7 @@ const (
 	hotAfter     = 6                     // jobs that came
 	hotWithin    = 20 * time.Millisecond // within this time
 	againAfter   = 2 * time.Millisecond
+	manyAgains   = 50                    // in a row, without anything taken or parked: somebody holds it for long
 	fullLook     = 20 * time.Millisecond // how often everything is looked at while hot,
 	fullShare    = 20                    // and at most one part in so many of the time
 	busyAfter    = 50 * time.Millisecond
@@ -90,6 +91,7 @@ type turns struct {
 	fullCost [2]time.Duration // how much longer than others the last two took
 	lookCost time.Duration    // what those others take, on average
 	againAt  time.Time
+	agains   int                 // looks in a row that brought and parked nothing, because something was busy
 	works    [hotAfter]time.Time // when the last jobs came
 	hotTill  time.Time
 	locked   bool      // the lead's connection holds the sleep locks
@@ -483,7 +485,13 @@ func (t *turns) done(p *plan, unsettled []store.Verdict, look *store.Look) {
 // looked learns from what a look brought.
 func (t *turns) looked(p *plan, look *store.Look, now time.Time) {
 	got := len(look.Jobs)
-	short := got < p.want && !look.Again
+	if look.Again && got == 0 && len(look.Marks) == 0 {
+		t.agains++
+	} else {
+		t.agains = 0
+	}
+	again := look.Again && (t.agains < manyAgains || t.s.once)
+	short := got < p.want && !again
 	t.costs(p)
 	if p.full {
 		t.fullAt = now
@@ -498,7 +506,7 @@ func (t *turns) looked(p *plan, look *store.Look, now time.Time) {
 	if p.wakes == t.wakes {
 		t.more = !short
 	}
-	if look.Again {
+	if again {
 		t.againAt = now.Add(againAfter)
 		t.full = true // what was busy may have been left behind the marks
 	}

@@ -21,43 +21,82 @@ import (
 // Three workers, fetching ahead: no two jobs of a serial queue overlap, they come in order, none is lost, and the queue
 // never waits for a poll.
 func TestSerialQueues(t *testing.T) {
+	t.Run("added together", func(t *testing.T) {
+		serialQueues(t, func(s *stage, q, each int, _ func(n int)) {
+			var specs []offstage.Spec
+			for n := range each {
+				specs = append(specs, step(q, n+1), offstage.Spec{Task: "plain"})
+			}
+			if _, err := s.client.AddMany(s.ctx(), specs); err != nil {
+				t.Error(err)
+			}
+		})
+	})
+	// Now a job is parked, now it finds its queue empty.
+	t.Run("added one by one", func(t *testing.T) {
+		serialQueues(t, func(s *stage, q, each int, ran func(n int)) {
+			for n := range each {
+				if _, err := s.client.AddMany(s.ctx(), []offstage.Spec{step(q, n+1)}); err != nil {
+					t.Error(err)
+					return
+				}
+				ran(n - n%7)
+			}
+		})
+	})
+}
+
+func step(queue, n int) offstage.Spec {
+	return offstage.Spec{Task: "step", Payload: map[string]int{"Queue": queue, "N": n}, Options: offstage.Options{Queue: fmt.Sprint("q", queue)}}
+}
+
+// serialQueues has three workers run the jobs that add adds to each queue, which may wait until so many of it have run.
+func serialQueues(t *testing.T, add func(s *stage, q, each int, ran func(n int))) {
 	s := newStage(t)
 	const queues, each = 5, 200
-	var mu sync.Mutex
-	last := map[string]int{}
-	var inside [queues]atomic.Int32
-	var ran atomic.Int32
+	var inside, last [queues]atomic.Int32
+	var ended [queues]chan int
+	for q := range queues {
+		ended[q] = make(chan int, each)
+	}
 	for range 3 {
 		w := s.worker(worker.Config{PollInterval: time.Hour})
 		worker.Handle(w, "step", func(ctx context.Context, job *worker.Job[struct{ Queue, N int }]) (none, error) {
-			if inside[job.Payload.Queue].Add(1) != 1 {
+			q := job.Payload.Queue
+			if inside[q].Add(1) != 1 {
 				t.Errorf("two jobs of %s run at the same time", job.Queue)
 			}
-			mu.Lock()
-			if job.Payload.N != last[job.Queue]+1 {
-				t.Errorf("%s: job %d came after job %d", job.Queue, job.Payload.N, last[job.Queue])
+			if before := int(last[q].Swap(int32(job.Payload.N))); job.Payload.N != before+1 {
+				t.Errorf("%s: job %d came after job %d", job.Queue, job.Payload.N, before)
 			}
-			last[job.Queue] = job.Payload.N
-			mu.Unlock()
-			inside[job.Payload.Queue].Add(-1)
-			ran.Add(1)
+			ended[q] <- job.Payload.N
+			inside[q].Add(-1)
 			return none{}, nil
 		})
 		worker.Handle(w, "plain", func(context.Context, *worker.Job[none]) (none, error) { return none{}, nil })
 		s.run(w)
 	}
+	var adders sync.WaitGroup
 	for q := range queues {
-		var specs []offstage.Spec
-		for n := range each {
-			specs = append(specs, offstage.Spec{Task: "step", Payload: map[string]int{"Queue": q, "N": n + 1}, Options: offstage.Options{Queue: fmt.Sprint("q", q)}},
-				offstage.Spec{Task: "plain"})
-		}
-		if _, err := s.client.AddMany(s.ctx(), specs); err != nil {
-			t.Fatal(err)
+		adders.Go(func() {
+			ctx, last := s.ctx(), 0
+			add(s, q, each, func(n int) {
+				for last < n && ctx.Err() == nil {
+					select {
+					case last = <-ended[q]:
+					case <-ctx.Done():
+					}
+				}
+			})
+		})
+	}
+	adders.Wait()
+	s.eventually(func() bool { return one[int](s, "select count(*) from offstage_private.job") == 0 }, "jobs are left")
+	for q := range queues {
+		if n := last[q].Load(); n != each {
+			t.Errorf("job %d of queue %d was the last one", n, q)
 		}
 	}
-	s.eventually(func() bool { return ran.Load() == queues*each }, "not all jobs have run")
-	s.eventually(func() bool { return one[int](s, "select count(*) from offstage_private.job") == 0 }, "jobs are left")
 	s.empty()
 }
 

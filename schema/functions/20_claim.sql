@@ -61,7 +61,7 @@ end $$;
 -- added before the locks were taken did not wake anybody: until a later look's oldest has reached the next one of
 -- the look that took the locks, the worker keeps looking; from then on it may rely on being woken.
 --
--- Rows: kind 'job' is a claimed job (crashes null: none; expired null: no; lane_id, priority and run_at are its mark); 'mark' is a mark to remember (lane_id, priority, run_at, job_id); 'rest' is a ticket of which there is more: no mark may be at or behind it; 'again' says
+-- Rows: kind 'job' is a claimed job (crashes null: none; expired null: no; lane_id, priority and run_at are its mark); 'mark' is a mark to remember (lane_id, priority, run_at, job_id); 'rest' is a ticket that stays, or of which there is more: no mark may be at or behind it; 'again' says
 -- that something was busy or too long, look again soon; 'asleep' see above. No rows: nothing to do.
 -- Raises OS001 when there are jobs for it but the worker has been declared dead, or is unknown.
 create or replace function offstage.claim(
@@ -122,6 +122,9 @@ declare
   places tid[];            -- of the tickets that this round got; then of those without a queue,
   queued tid[];            -- and of those with one
   in_queues integer;       -- how many
+  stays offstage_private.ticket[];  -- tickets that stay, in front of some of those: of each lane and priority the first
+  stuck boolean := false;  -- there were some,
+  moved boolean := false;  -- and something that was taken or parked
   freed json;              -- queues whose slots a settle of this transaction has freed: the first jobs of most of them, with their
   turns offstage_private.parked[];  -- queues' rows in queue_state, and which of them this round got
   turn_states tid[];
@@ -130,8 +133,7 @@ declare
   turn_queues integer[];   -- their queues, whose one slot is taken, even if they have just got more
   back offstage_private.parked[];   -- the others get tickets
   back_states tid[];
-  handed json;             -- tickets of the other queues, and those of them that this round got
-  turned tid[];
+  handed json;             -- tickets of the other queues
   queue_ids integer[];
   got bigint[];
   got_ctids tid[];
@@ -219,7 +221,7 @@ begin
       places := array(
         select t.ctid from offstage_private.ticket t
         where t.ctid = any (places[1:standing]) and coalesce(t.queue_id, 0) = any (full_queues) for update skip locked);  -- coalesce: not by the index of queues
-      in_queues := cardinality(places); seen := greatest(in_queues, room); looked := 0; turned := null;
+      in_queues := cardinality(places); seen := greatest(in_queues, room); looked := 0;
       if in_queues = 0 then
         parked := null; standing := null;
         continue;
@@ -234,7 +236,6 @@ begin
         select t.ctid as place, t.job_id, t.job_ctid, t.queue_id from offstage_private.ticket t where t.lane_id = lane and t.jobs = 1
         order by t.lane_id, t.priority, t.run_at, t.job_id limit room for update skip locked
       ) t;
-      turned := null;
     elsif cardinality(lanes) = 1 and handed is null and turns is null and not shared then
       -- One lane with marks: the same, between them, one after the other.
       lane := lanes[1];
@@ -249,7 +250,6 @@ begin
           order by t.lane_id, t.priority, t.run_at, t.job_id limit room for update skip locked) t
         limit room
       ) t;
-      turned := null;
     elsif mark_lanes is null and turns is null and not shared then
       -- Several, everything, of which there is mostly little when a worker has been woken: the tickets of all lanes, merged, then locked.
       with look as materialized (
@@ -263,7 +263,7 @@ begin
       )
       select array_agg(t.job_id order by t.job_id), array_agg(t.job_ctid), array_agg(t.place), count(t.queue_id), count(*), (select count(*) from look)
       into taken, ctids, places, in_queues, seen, looked from got t;
-      turned := null; look_at := 20;
+      look_at := 20;
       if looked = 20 then  -- there is more: as with marks, of which there are none
         mark_lanes := '{}';
         rounds := 0;
@@ -298,7 +298,7 @@ begin
       end if;
       with look as materialized (
         select t.place, t.run_at, coalesce(t.left_ids[1], t.job_id) as job_id, t.job_id as first_id, t.lane_id, t.queue_id, t.priority, t.job_ctid,
-          coalesce(cardinality(t.left_ids), t.jobs) as jobs, t.turned
+          coalesce(cardinality(t.left_ids), t.jobs) as jobs
         from (
           -- Of a ticket that jobs have left, those that it has: the first is where it stands, and a job that comes back goes before it. Asked of few: each time it is a look in an index.
           select t.*, case when t.jobs > 1 and exists (select from offstage_private.stub s where s.lane_id = t.lane_id and s.ticket = t.job_id) then array(
@@ -306,7 +306,7 @@ begin
             where not exists (select from offstage_private.stub s where s.lane_id = t.lane_id and s.ticket = t.job_id and s.job_id = i) order by 1) end as left_ids
           from (
             select * from (
-              select t.place, t.run_at, t.job_id, t.lane_id, t.queue_id, t.priority, t.job_ctid, t.jobs, false
+              select t.place, t.run_at, t.job_id, t.lane_id, t.queue_id, t.priority, t.job_ctid, t.jobs
               from unnest(range_lanes, range_priorities, range_run_ats, range_job_ids, range_untils, depths) r (lane_id, priority, run_at, job_id, until, depth) cross join lateral (
                 select t.ctid as place, t.* from offstage_private.ticket t
                 where t.lane_id = r.lane_id and (t.priority, t.run_at, t.job_id) > (r.priority, r.run_at, r.job_id)
@@ -315,7 +315,7 @@ begin
                 order by t.lane_id, t.priority, t.run_at, t.job_id limit coalesce(r.depth, look_at)) t
               where ((t.priority, t.run_at, t.job_id) <= (horizon_priority, horizon_run_at, horizon_id)) is not false
               union all
-              select t.place, t.run_at, t.job_id, t.lane_id, t.queue_id, t.priority, t.job_ctid, t.jobs, true
+              select t.place, t.run_at, t.job_id, t.lane_id, t.queue_id, t.priority, t.job_ctid, t.jobs
               from json_to_recordset(handed) h (lane_id integer, priority smallint, run_at timestamptz, job_id bigint)
               cross join lateral (  -- with a limit, or a plan made while there were no tickets reads the whole index
                 select t.ctid as place, t.* from offstage_private.ticket t
@@ -325,8 +325,8 @@ begin
                 where r.lane_id = h.lane_id and h.priority < r.until
                   and (h.priority, h.run_at, h.job_id) > (r.priority, r.run_at, r.job_id))
               union all
-              select null, j.*, 1, false from unnest(turns) j
-            ) t (place, run_at, job_id, lane_id, queue_id, priority, job_ctid, jobs, turned)
+              select null, j.*, 1 from unnest(turns) j
+            ) t (place, run_at, job_id, lane_id, queue_id, priority, job_ctid, jobs)
             order by t.priority, t.run_at, t.job_id limit look_at) t
           offset 0) t  -- offset: or each use of left_ids would work it out
       ), enough (n) as materialized (
@@ -347,13 +347,13 @@ begin
         order by priority, run_at, job_id limit (select n from enough)
       )
       select array_agg(t.job_id order by t.job_id), array_agg(t.job_ctid), array_agg(t.place), count(t.queue_id) filter (where t.place is not null), count(*),
-        (select count(*) from look), array_agg(t.place) filter (where t.turned), array_agg(t.job_id) filter (where t.place is null),
+        (select count(*) from look), array_agg(t.job_id) filter (where t.place is null),
         -- One that somebody was just making smaller may be locked by now, though it is not what was looked at any more.
         (select count(*) from got) > count(t.place) or exists (
           select from look l where shared and l.jobs > 1 and l.place <> all (array(select g.place from got g))
             and ((l.priority, l.run_at, l.job_id) < (select g.priority, g.run_at, g.job_id from got g order by 1 desc, 2 desc, 3 desc limit 1)) is not false),
         horizon_id is not null and (select count(*) from look) < look_at
-      into taken, ctids, places, in_queues, seen, looked, turned, turn_ids, skipped, short from first t;
+      into taken, ctids, places, in_queues, seen, looked, turn_ids, skipped, short from first t;
       handed := null;
     end if;
     got_n := seen;
@@ -450,68 +450,91 @@ begin
       -- Queues that somebody is busy with are left with their tickets; the others give their free slots to the
       -- first of these jobs and park the rest. Locked by a statement of its own: the next one then sees what those
       -- have done who had the lock before.
-      queue_ids := array(select q.id from offstage_private.queue q where q.id = any (queue_ids) for update skip locked);
+      queue_ids := array(select q.id from offstage_private.queue q where q.id = any (queue_ids) order by q.id for update skip locked);
+      queued := array(select unnest(queued) order by 1);
       turn_queues := array(select u.queue_id from unnest(turns) u);
-      with gone as (
-        delete from offstage_private.ticket t where t.ctid = any (queued) and coalesce(t.queue_id, 0) = any (queue_ids)  -- coalesce: not by the index of queues
-        returning t.*, coalesce(t.ctid = any (turned), false) as turned
-      ), ranked as materialized (
-        select g.*, s.place, case when c.paused or g.queue_id = any (turn_queues) then 0 else coalesce(c.concurrency, 1) - cardinality(s.claims) end as slots,
-          row_number() over (partition by g.queue_id order by g.priority, g.run_at, g.job_id) as rank
-        from gone g
+      with many as materialized (
+        select t.queue_id, t.lane_id, t.priority, count(*) as n, array_agg(t.place order by t.run_at, t.job_id) as places,
+          array_agg(row (t.run_at, t.job_id, t.lane_id, t.queue_id, t.priority, t.job_ctid)::offstage_private.parked order by t.run_at, t.job_id) as jobs
+        from (select t.ctid as place, t.* from offstage_private.ticket t where t.ctid = any (queued) offset 0) t  -- offset: not by the index of queues
+        where (select queue_ids)[width_bucket(t.queue_id, (select queue_ids))] = t.queue_id  -- (select …): as a plain array, see settle()
+        group by 1, 2, 3
+      ), met as materialized (
+        -- Nothing of a serial queue is parked, or run, behind a ticket that another claim or a caller has in hand, or that was committed where this claim does not look (first): it
+        -- keeps its ticket, and no mark may be behind that one. Looked for from where the last one was that had none in front of it, or each look would step over all that were ever
+        -- there.
+        select m.*, s.place as state, f.front, f.place as front_place, coalesce(c.concurrency, 1) = 1 as serial,
+          case when c.paused or m.queue_id = any (turn_queues) then 0 else coalesce(c.concurrency, 1) - cardinality(s.claims) end as slots, t.run_at as first_run_at, t.job_id as first_id
+        from many m
         cross join lateral (
-          select o.ctid as place, o.claims from offstage_private.queue_state o where o.queue_id = g.queue_id order by o.queue_id, o.turn limit 1) s
-        left join offstage_private.queue_setting c on c.queue_id = g.queue_id
+          select o.ctid as place, o.claims from offstage_private.queue_state o where o.queue_id = m.queue_id order by o.queue_id, o.turn limit 1) s
+        left join offstage_private.queue_setting c on c.queue_id = m.queue_id
+        left join lateral (
+          select o as front, o.ctid as place from offstage_private.queue_front o where o.queue_id = m.queue_id and o.lane_id = m.lane_id order by o.queue_id, o.lane_id, o.turn limit 1) f on true
+        left join lateral (
+          select t.* from (  -- as many as are ours: one of another in front of the last of them is among them
+            select t.ctid as place, t.queue_id, t.lane_id, t.priority, t.run_at, t.job_id from offstage_private.ticket t
+            where t.queue_id is not null and (t.queue_id, t.lane_id, t.priority, t.run_at, t.job_id) > (m.queue_id, m.lane_id, m.priority, coalesce(
+                case when (f.front).taken_priority = m.priority then (f.front).taken_run_at
+                  when (f.front).taken_priority is not null then (
+                    select max(u.run_at) from unnest(mark_lanes, mark_priorities, mark_run_ats) u (lane_id, priority, run_at) where u.lane_id = m.lane_id and u.priority = m.priority) end, '-infinity'),
+                case when (f.front).taken_priority = m.priority then (f.front).taken_job_id else -1 end)
+            order by t.queue_id, t.lane_id, t.priority, t.run_at, t.job_id limit m.n) t
+          where coalesce((select queued)[width_bucket(t.place, (select queued))] <> t.place, true)
+          limit 1) t on coalesce(c.concurrency, 1) = 1 and (t.queue_id, t.lane_id, t.priority) = (m.queue_id, m.lane_id, m.priority)
+            and (t.run_at, t.job_id) < ((m.jobs[m.n]).run_at, (m.jobs[m.n]).job_id)
+      ), ranked as materialized (
+        select u.*, m.state, m.front, m.front_place, m.serial, m.slots, row_number() over (partition by m.queue_id order by u.priority, u.run_at, u.job_id) as rank
+        from met m cross join lateral unnest(m.jobs, m.places) u (run_at, job_id, lane_id, queue_id, priority, job_ctid, place)
+        where m.first_id is null or (u.run_at, u.job_id) < (m.first_run_at, m.first_id)
       ), turn as materialized (
-        -- A queue is served in order: not before jobs of the same lane that are parked, or have tickets that another
-        -- claim is just looking at. A ticket of this transaction, or behind a mark, is not compared with those in front,
-        -- which have not been looked at, either. Looks end at the first that is there: a second bound would not stop them.
-        select r.*, case when r.rank > r.slots then false else
-          coalesce((
-            select (p.priority, p.run_at, p.job_id) > (r.priority, r.run_at, r.job_id)
-            from (select * from offstage_private.queue_front o where o.queue_id = r.queue_id and o.lane_id = r.lane_id order by o.queue_id, o.lane_id, o.turn limit 1) f
-            cross join lateral (
-              select * from offstage_private.parked k
-              where k.queue_id = r.queue_id and k.lane_id = r.lane_id and (k.priority, k.run_at, k.job_id) >= (f.priority, f.run_at, f.job_id)
-              order by k.queue_id, k.lane_id, k.priority, k.run_at, k.job_id limit 1) p), true)
-          and (r.turned or not exists (
-            select from (values (1)) one
-            left join lateral (
-              select * from unnest(mark_lanes, mark_priorities, mark_run_ats, mark_job_ids) u (lane_id, priority, run_at, job_id)
-              where u.lane_id = r.lane_id and (u.priority, u.run_at, u.job_id) < (r.priority, r.run_at, r.job_id)
-              order by u.priority desc, u.run_at desc, u.job_id desc limit 1) k on true
-            cross join lateral (
-              select t.ctid as place, t.priority, t.run_at, t.job_id from offstage_private.ticket t
-              where t.queue_id = r.queue_id and t.lane_id = r.lane_id
-                and (t.priority, t.run_at, t.job_id)
-                  > (coalesce(k.priority, (-32768)::smallint), coalesce(k.run_at, '-infinity'), coalesce(k.job_id, -1))
-              order by t.queue_id, t.lane_id, t.priority, t.run_at, t.job_id limit r.rank) t
-            where (t.priority, t.run_at, t.job_id) < (r.priority, r.run_at, r.job_id) and t.place <> all (queued)))
-          end as goes
+        -- A queue is served in order: not before jobs of the same lane that are parked, or have just got a ticket again.
+        select r.*, case when r.rank > r.slots then false else coalesce((
+          select (k.priority, k.run_at, k.job_id) > (r.priority, r.run_at, r.job_id) from offstage_private.parked k
+          where k.queue_id = r.queue_id and k.lane_id = r.lane_id and (k.priority, k.run_at, k.job_id) >= ((r.front).priority, (r.front).run_at, (r.front).job_id)
+          order by k.queue_id, k.lane_id, k.priority, k.run_at, k.job_id limit 1), true)
+          and (not r.serial or coalesce((
+            select (t.priority, t.run_at, t.job_id) >= (r.priority, r.run_at, r.job_id) from offstage_private.ticket t
+            where t.lane_id = r.lane_id and t.priority = (r.front).handed_priority and t.run_at = (r.front).handed_run_at and t.job_id = (r.front).handed_job_id limit 1), true)) end as goes
         from ranked r
+      ), gone as (
+        delete from offstage_private.ticket t where t.ctid = any (array(select r.place from ranked r))
       ), park as (
         insert into offstage_private.parked (run_at, job_id, lane_id, queue_id, priority, job_ctid)
         select t.run_at, t.job_id, t.lane_id, t.queue_id, t.priority, t.job_ctid from turn t where not t.goes
-        returning run_at, job_id, lane_id, queue_id, priority
       ), front as materialized (
-        select p.*, f.place, (p.priority, p.run_at, p.job_id) < (f.priority, f.run_at, f.job_id) as before
-        from (select distinct on (p.queue_id, p.lane_id) p.* from park p order by p.queue_id, p.lane_id, p.priority, p.run_at, p.job_id) p
-        left join lateral (
-          select o.ctid as place, o.* from offstage_private.queue_front o
-          where o.queue_id = p.queue_id and o.lane_id = p.lane_id order by o.queue_id, o.lane_id, o.turn limit 1) f on true
+        select l.*, (l.taken).job_id is not null and ((l.front).taken_priority is distinct from (l.taken).priority or ((l.front).taken_run_at, (l.front).taken_job_id) < ((l.taken).run_at, (l.taken).job_id)) as further
+        from (
+          select t.queue_id, t.lane_id, (array_agg(t.front))[1] as front, (array_agg(t.front_place))[1] as place,
+            (array_agg(row (t.run_at, t.job_id, t.lane_id, t.queue_id, t.priority, null)::offstage_private.parked order by t.priority, t.run_at, t.job_id) filter (where t.first))[1] as first,
+            (array_agg(row (t.run_at, t.job_id, t.lane_id, t.queue_id, t.priority, null)::offstage_private.parked order by t.priority, t.run_at desc, t.job_id desc) filter (where t.noted))[1] as taken
+          from (
+            select t.*, not t.goes and ((t.priority, t.run_at, t.job_id) < ((t.front).priority, (t.front).run_at, (t.front).job_id)) is not false as first,
+              t.serial and (t.rank % 16 = 0 or random() < 0.06) as noted  -- seldom, as in hand_over()
+            from turn t offset 0) t
+          where t.first or t.noted group by 1, 2) l
       ), first as (
-        insert into offstage_private.queue_front (run_at, job_id, queue_id, lane_id, priority)
-        select f.run_at, f.job_id, f.queue_id, f.lane_id, f.priority from front f where f.place is null
-      ), lowered as (
-        update offstage_private.queue_front o set turn = o.turn - 1, run_at = f.run_at, job_id = f.job_id, priority = f.priority
-        from front f where o.ctid = f.place and f.before
+        insert into offstage_private.queue_front (run_at, job_id, queue_id, lane_id, priority, taken_run_at, taken_job_id, taken_priority)
+        select coalesce((f.first).run_at, 'infinity'), coalesce((f.first).job_id, 9223372036854775807), f.queue_id, f.lane_id, coalesce((f.first).priority, 32767),
+          (f.taken).run_at, (f.taken).job_id, (f.taken).priority
+        from front f where f.place is null
+      ), moved as (
+        update offstage_private.queue_front o set turn = o.turn - 1,
+          run_at = coalesce((f.first).run_at, o.run_at), job_id = coalesce((f.first).job_id, o.job_id), priority = coalesce((f.first).priority, o.priority),
+          taken_run_at = case when f.further then (f.taken).run_at else o.taken_run_at end, taken_job_id = case when f.further then (f.taken).job_id else o.taken_job_id end,
+          taken_priority = case when f.further then (f.taken).priority else o.taken_priority end
+        from front f where o.ctid = f.place
       )
       select (select array_agg(t.job_id) from turn t where t.goes), (select array_agg(t.job_ctid) from turn t where t.goes),
-        (select array_agg(t.place) from turn t where t.goes),
+        (select array_agg(t.state) from turn t where t.goes),
         (select array_agg(row (k.run_at, k.job_id, k.lane_id, k.queue_id, k.priority, null, 1, null, null)::offstage_private.ticket) from
-          (select distinct on (p.lane_id, p.priority) p.* from park p order by p.lane_id, p.priority, p.run_at desc, p.job_id desc) k),
-        again or (select count(*) from gone) < cardinality(queued)
-      into got, got_ctids, got_states, marks, again;
+          (select distinct on (t.lane_id, t.priority) t.* from turn t where not t.goes order by t.lane_id, t.priority, t.run_at desc, t.job_id desc) k),
+        array(
+          select row (x.first_run_at, x.first_id, x.lane_id, x.queue_id, x.priority, null, 1, null, null)::offstage_private.ticket
+          from (select distinct on (m.lane_id, m.priority) m.* from met m where m.first_id is not null order by m.lane_id, m.priority, m.first_run_at, m.first_id) x),
+        (select count(*) from turn), again or (select coalesce(sum(m.n), 0) from met m) < cardinality(queued)
+      into got, got_ctids, got_states, marks, stays, in_queues, again;
+      stuck := stuck or stays <> '{}';
       if got is not null then
         taken := array(select unnest(taken || got) order by 1);
         ctids := ctids || got_ctids;
@@ -522,8 +545,8 @@ begin
         ) c
         where s.ctid = c.place;
       end if;
-      for m in select * from unnest(marks) loop
-        kind := 'mark';
+      for m in select 'mark' as kind, u.* from unnest(marks) u union all select 'rest', u.* from unnest(stays) u loop
+        kind := m.kind;
         lane_id := m.lane_id; priority := m.priority; run_at := m.run_at; job_id := m.job_id;
         return next;
       end loop;
@@ -581,7 +604,8 @@ begin
           where j.id = any (by_id);
       end if;
     end if;
-    exit when again;
+    exit when again or stuck and n = 0 and in_queues = 0;
+    moved := true;
     if further then
       room := room - n;
     elsif not aside then
@@ -599,7 +623,7 @@ begin
     end if;
   end loop;
 
-  if again then
+  if again or stuck and not moved then
     return query select 'again', null::bigint, null::bigint, null::integer, null::smallint, null::timestamptz, null::integer,
       null::smallint, null::smallint, null::smallint, null::timestamptz, null::integer, null::text, null::text, null::jsonb,
       null::text, null::interval, null::text, null::boolean, null::json, null::tid;

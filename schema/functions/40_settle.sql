@@ -61,7 +61,7 @@ $$;
 
 -- Gives the free slots of these queues, locked by the caller, to parked jobs: one ticket a slot to the first of
 -- each lane, because nobody may be there to run the task of the very first. A ticket too many is parked again by the
--- claim that finds it. Of more than eight lanes, each hand-over serves the eight where the last one stopped, so that
+-- claim that finds it. A serial queue gives a lane no other one before that is gone. Of more than eight lanes, each hand-over serves the eight where the last one stopped, so that
 -- all get their turn; promote() comes back for the others, and for what could not be given.
 -- Says to the claim of the same transaction where the new tickets are.
 create or replace function offstage_private.hand_over(queue_ids integer[]) returns void
@@ -73,7 +73,7 @@ declare
   lanes integer[];
 begin
   with recursive open as materialized (
-    select q as id, coalesce(c.concurrency, 1) - cardinality(s.claims) as slots, s.next_lane, s.place
+    select q as id, coalesce(c.concurrency, 1) = 1 as serial, coalesce(c.concurrency, 1) - cardinality(s.claims) as slots, s.next_lane, s.place
     from unnest(queue_ids) q
     cross join lateral (
       select o.ctid as place, o.claims, o.next_lane from offstage_private.queue_state o where o.queue_id = q order by o.queue_id, o.turn limit 1) s
@@ -81,10 +81,10 @@ begin
     where c.paused is not true and coalesce(c.concurrency, 1) > cardinality(s.claims)
   ), lane as (
     -- The lanes from next_lane on, then (lap 1) those in front of it; n counts the ones with something parked.
-    select o.id as queue_id, o.slots, o.next_lane, o.next_lane - 1 as lane_id, 0 as lap, 0 as n, null::tid as place, null::offstage_private.queue_front as front, null::offstage_private.parked as first
+    select o.id as queue_id, o.serial, o.slots, o.next_lane, o.next_lane - 1 as lane_id, 0 as lap, 0 as n, null::tid as place, null::offstage_private.queue_front as front, null::offstage_private.parked as first
     from open o
     union all
-    select l.queue_id, l.slots, l.next_lane, (f.front).lane_id, f.lap, l.n + ((p.first).job_id is not null)::integer, f.place, f.front, p.first
+    select l.queue_id, l.serial, l.slots, l.next_lane, (f.front).lane_id, f.lap, l.n + ((p.first).job_id is not null)::integer, f.place, f.front, p.first
     from lane l
     cross join lateral (
       (select o.ctid as place, o as front, l.lap as lap from offstage_private.queue_front o
@@ -102,9 +102,14 @@ begin
       order by k.queue_id, k.lane_id, k.priority, k.run_at, k.job_id limit 1) p on true
     where l.n < 9
   ), next as materialized (
-    select l.queue_id as of_queue, l.lane_id as of_lane, l.n, p.* from lane l left join lateral (
+    select l.queue_id as of_queue, l.lane_id as of_lane, l.n, l.place as front, l.serial, h.stands, p.* from lane l
+    cross join lateral (
+      select l.serial and coalesce((  -- no exists, which would be worked out for the whole table
+        select true from offstage_private.ticket t
+        where t.lane_id = l.lane_id and t.priority = (l.front).handed_priority and t.run_at = (l.front).handed_run_at and t.job_id = (l.front).handed_job_id limit 1), false) as stands) h
+    left join lateral (
       select k.ctid as place, k.* from offstage_private.parked k
-      where k.queue_id = l.queue_id and k.lane_id = l.lane_id and l.n < 9
+      where k.queue_id = l.queue_id and k.lane_id = l.lane_id and l.n < 9 and not h.stands
         and (k.priority, k.run_at, k.job_id) >= ((l.first).priority, (l.first).run_at, (l.first).job_id)
       order by k.queue_id, k.lane_id, k.priority, k.run_at, k.job_id limit l.slots for update skip locked) p on true
     where (l.first).job_id is not null
@@ -115,7 +120,7 @@ begin
     select n.run_at, n.job_id, n.lane_id, n.queue_id, n.priority, n.job_ctid from next n where n.place is not null returning lane_id, priority, run_at, job_id
   ), later as (
     -- More lanes than we gave to, or one whose jobs are all held by callers' transactions.
-    insert into offstage_private.handover (queue_id, due_at) select n.of_queue, at + interval '1 s' from next n where n.place is null
+    insert into offstage_private.handover (queue_id, due_at) select n.of_queue, at + interval '1 s' from next n where n.place is null and (n.n = 9 or not n.stands)
   ), ninth as materialized (
     select n.of_queue, n.of_lane from next n where n.n = 9
   ), stopped as (
@@ -125,17 +130,27 @@ begin
   ), advanced as (
     -- To the first that is there, whoever has locked it: it is given next time, or steps aside.
     update offstage_private.queue_front f set
-      turn = f.turn - 1,
-      priority = coalesce((l.first).priority, 32767), run_at = coalesce((l.first).run_at, 'infinity'), job_id = coalesce((l.first).job_id, 9223372036854775807)
-    from lane l
-    where advance and f.ctid = l.place
-      and (f.priority, f.run_at, f.job_id) < (coalesce((l.first).priority, 32767), coalesce((l.first).run_at, 'infinity'), coalesce((l.first).job_id, 9223372036854775807))
+      turn = f.turn - x.on::integer,
+      priority = case when x.on then x.priority else f.priority end, run_at = case when x.on then x.run_at else f.run_at end, job_id = case when x.on then x.job_id else f.job_id end,
+      handed_priority = coalesce(x.handed_priority, f.handed_priority), handed_run_at = coalesce(x.handed_run_at, f.handed_run_at), handed_job_id = coalesce(x.handed_job_id, f.handed_job_id)
+    from (  -- max: of one
+      select u.place, bool_or(u.on) as on, max(u.priority) as priority, max(u.run_at) as run_at, max(u.job_id) as job_id,
+        max(u.handed_priority) as handed_priority, max(u.handed_run_at) as handed_run_at, max(u.handed_job_id) as handed_job_id
+      from (
+        select l.place, k.*, advance and ((l.front).priority, (l.front).run_at, (l.front).job_id) < (k.priority, k.run_at, k.job_id) as on,
+          null::smallint as handed_priority, null::timestamptz as handed_run_at, null::bigint as handed_job_id
+        from lane l cross join lateral (
+          select coalesce((l.first).priority, 32767) as priority, coalesce((l.first).run_at, 'infinity') as run_at, coalesce((l.first).job_id, 9223372036854775807) as job_id) k
+        union all
+        select n.front, null, null, null, false, n.priority, n.run_at, n.job_id from next n where n.place is not null and n.serial) u
+      group by u.place) x
+    where f.ctid = x.place and (x.on or x.handed_job_id is not null)
   )
-  select json_agg(g), array_agg(g.lane_id) into handed, lanes from given g;
+  select (select json_agg(g) from given g), array_agg(n.of_lane) filter (where n.place is not null or n.stands) into handed, lanes from next n;
   if handed is not null then
     perform set_config('offstage.handed', handed::text, true);
-    perform offstage_private.wake_lanes(lanes);
   end if;
+  perform offstage_private.wake_lanes(lanes);
 end $$;
 
 -- Frees the slots that these claims hold in these queues, and hands the queues on. Locks the queues by id; once a
@@ -186,10 +201,13 @@ begin
     left join offstage_private.queue_setting c on c.queue_id = q.id
     where q.n > 1 or q.claim = any (s.claims)
   ), first as materialized (
-    select h.queue_id, h.state, p.job, p.place, h.other or f.n > 1 or coalesce((p.job).lane_id <> all (lanes), false) as other
+    select h.queue_id, h.state, p.job, p.place, h.other or f.n > 1 or coalesce((p.job).lane_id <> all (lanes), false) or f.handed_job_id is not null and coalesce((
+        select true from offstage_private.ticket t
+        where t.lane_id = f.lane_id and t.priority = f.handed_priority and t.run_at = f.handed_run_at and t.job_id = f.handed_job_id limit 1), false) as other
     from held h
     cross join lateral (
-      select count(*) as n, min(o.lane_id) as lane_id, min(o.priority) as priority, min(o.run_at) as run_at, min(o.job_id) as job_id
+      select count(*) as n, min(o.lane_id) as lane_id, min(o.priority) as priority, min(o.run_at) as run_at, min(o.job_id) as job_id,
+        min(o.handed_priority) as handed_priority, min(o.handed_run_at) as handed_run_at, min(o.handed_job_id) as handed_job_id
       from (select * from offstage_private.queue_front o where o.queue_id = h.queue_id order by o.queue_id, o.lane_id, o.turn limit 2) o) f
     left join lateral (
       select k as job, k.ctid as place from offstage_private.parked k
@@ -219,11 +237,15 @@ begin
   if random() < 0.3 then  -- more often than in hand_over(): the whole batch steps over what is left behind
     update offstage_private.queue_front f set turn = f.turn - 1, priority = j.priority, run_at = j.run_at, job_id = j.job_id
     from (
-      select u.queue_id, u.lane_id, u.priority, u.run_at, u.job_id from unnest(jobs) u
+      select o.place, u.priority, u.run_at, u.job_id
+      from unnest(jobs) u cross join lateral (
+        select o.ctid as place from offstage_private.queue_front o where o.queue_id = u.queue_id and o.lane_id = u.lane_id order by o.queue_id, o.lane_id, o.turn limit 1) o
       union all
-      select u, o.lane_id, 32767, 'infinity', 9223372036854775807 from unnest(idle_queues) u join offstage_private.queue_front o on o.queue_id = u
+      select o.place, 32767, 'infinity', 9223372036854775807
+      from unnest(idle_queues) u cross join lateral (  -- has one at most
+        select o.ctid as place from offstage_private.queue_front o where o.queue_id = u order by o.queue_id, o.lane_id, o.turn limit 1) o
     ) j
-    where f.queue_id = j.queue_id and f.lane_id = j.lane_id and (f.priority, f.run_at, f.job_id) < (j.priority, j.run_at, j.job_id);
+    where f.ctid = j.place and (f.priority, f.run_at, f.job_id) < (j.priority, j.run_at, j.job_id);
   end if;
   if others is not null then
     perform offstage_private.free_slots(others, claims);
@@ -237,6 +259,12 @@ begin
   update offstage_private.queue_state s set claims = '{}', turn = s.turn - (random() < 0.06)::integer where s.ctid = any (states);
   insert into offstage_private.ticket (run_at, job_id, lane_id, queue_id, priority, job_ctid)
   select j.run_at, j.job_id, j.lane_id, j.queue_id, j.priority, j.job_ctid from unnest(jobs) j;
+  update offstage_private.queue_front f
+  set handed_priority = j.priority, handed_run_at = j.run_at, handed_job_id = j.job_id, turn = f.turn - (random() < 0.06)::integer
+  from unnest(jobs) j
+  cross join lateral (
+    select o.ctid as place from offstage_private.queue_front o where o.queue_id = j.queue_id and o.lane_id = j.lane_id order by o.queue_id, o.lane_id, o.turn limit 1) o
+  where f.ctid = o.place;
   perform offstage_private.wake_lanes(array(select j.lane_id from unnest(jobs) j));
 end $$;
 

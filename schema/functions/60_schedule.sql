@@ -37,7 +37,7 @@ begin
     perform 1 from offstage_private.queue q where q.id = any (due) order by q.id for update;
     perform offstage_private.hand_over(due);
   end if;
-  if n > 0 then
+  if n > 0 or due is not null then  -- what stands behind a ticket that was taken away has tickets, too
     perform pg_notify('offstage:wake', 'offstage');
   end if;
   -- (min() of a table that was empty when the plan was made reads all of it.)
