@@ -18,6 +18,7 @@ import (
 const (
 	promoteAtLeast = 2 * time.Second // add_job wakes workers for what is due within three
 	promoteBatch   = 1000
+	promoteHeld    = 20 * time.Millisecond // what is due is held by a caller's transaction
 	rollUpEvery    = 5 * time.Second
 	rollUpBatch    = 10000
 	tidyEvery      = time.Minute
@@ -206,6 +207,8 @@ func (c *Chores) promote(ctx context.Context, conn *pgx.Conn, as store.Chore) (t
 			continue
 		case next == 0:
 			return 0, nil
+		case n == 0 && next <= time.Microsecond:
+			return promoteHeld, nil
 		}
 		return min(next, jitter(as.Period)), nil
 	}

@@ -169,6 +169,31 @@ func TestPromoteIsKicked(t *testing.T) {
 	}
 }
 
+// What is due, but held by a caller's open transaction, is asked for now and then, and gets its ticket when that has ended.
+func TestPromoteWaitsForCallers(t *testing.T) {
+	s := newStage(t)
+	s.schedule(1, 300*time.Millisecond, 0)
+	tx, err := s.pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(context.WithoutCancel(t.Context()))
+	if _, err := tx.Exec(t.Context(), "select from offstage_private.scheduled for update"); err != nil {
+		t.Fatal(err)
+	}
+	s.run(nil)
+	pgtest.Eventually(t, 20*time.Second, func() bool { return one[bool](s, "select run_at < clock_timestamp() from offstage_private.scheduled") })
+	before, at := s.asked.Load(), time.Now()
+	pgtest.Eventually(t, 20*time.Second, func() bool { return s.asked.Load() >= before+20 })
+	if took := time.Since(at); took < 200*time.Millisecond {
+		t.Errorf("twenty times in %v", took)
+	}
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s.exact(1)
+}
+
 func TestPromoteInSteps(t *testing.T) {
 	s := newStage(t)
 	const n = 2500 // more than one call gives tickets to
