@@ -86,11 +86,11 @@ union all
 select format('queue %s: job %s runs without a slot', r.queue_id, r.job_id)
 from running r join offstage_private.queue_state q on q.queue_id = r.queue_id where r.claim <> all (q.claims)
 union all
-select format('queue %s stands still: %s parked, %s of %s slots taken', q.queue_id, p.n, cardinality(q.claims), coalesce(s.concurrency, 1))
+select format('lane %s of queue %s stands still: %s parked, %s of %s slots taken', p.lane_id, q.queue_id, p.n, cardinality(q.claims), coalesce(s.concurrency, 1))
 from offstage_private.queue_state q left join offstage_private.queue_setting s on s.queue_id = q.queue_id
-cross join lateral (select count(*) as n from offstage_private.parked p where p.queue_id = q.queue_id) p
-where p.n > 0 and s.paused is not true and cardinality(q.claims) < coalesce(s.concurrency, 1)
-  and not exists (select from offstage_private.ticket t where t.queue_id = q.queue_id)
+cross join lateral (select p.lane_id, count(*) as n from offstage_private.parked p where p.queue_id = q.queue_id group by 1) p
+where s.paused is not true and cardinality(q.claims) < coalesce(s.concurrency, 1)
+  and not exists (select from offstage_private.ticket t where t.queue_id = q.queue_id and t.lane_id = p.lane_id)
   and not exists (select from offstage_private.handover h where h.queue_id = q.queue_id)
 union all
 select format('queue %s has %s states', q.id, n) from offstage_private.queue q

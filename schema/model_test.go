@@ -16,8 +16,8 @@ import (
 
 var modelSeed = flag.Uint64("model.seed", 0, "seed of TestModel; 0 takes one at random")
 
-// TestModel does random things in one session and compares, after each of them, every job with a small model of what
-// it should be.
+// TestModel does random things in one session, while another one holds places now and then, and compares, after each of
+// them, every job with a small model of what it should be.
 func TestModel(t *testing.T) {
 	t.Parallel()
 	for range 3 {
@@ -28,9 +28,11 @@ func TestModel(t *testing.T) {
 		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
 			t.Parallel()
 			m := &model{
-				t: t, r: rand.New(rand.NewPCG(seed, 0)), conn: pgtest.New(t).Conn(t), now: time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC),
+				t: t, r: rand.New(rand.NewPCG(seed, 0)), now: time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC),
 				jobs: map[int64]*modelJob{}, queues: map[string]*modelQueue{}, tasks: map[string]bool{},
 			}
+			db := pgtest.New(t)
+			m.conn, m.other = db.Conn(t), db.Conn(t)
 			pgtest.Do(t, m.conn, setting)
 			m.register()
 			for range 250 {
@@ -80,6 +82,8 @@ type model struct {
 	t      *testing.T
 	r      *rand.Rand
 	conn   *pgx.Conn
+	other  *pgx.Conn
+	held   []int64 // jobs whose places other has locked
 	now    time.Time
 	jobs   map[int64]*modelJob
 	queues map[string]*modelQueue
@@ -165,7 +169,9 @@ func (m *model) step() {
 		m.addMany()
 	case 4, 5, 6:
 		if tasks := m.someTasks(); len(tasks) > 0 {
+			release := m.hold("q1", "q2")
 			m.claim(tasks)
+			release()
 		}
 	case 7, 8, 9:
 		m.settle()
@@ -267,10 +273,35 @@ func (m *model) someTasks() []string {
 	return tasks
 }
 
+// hold lets another session lock some jobs' places now and then, as callers and claims do, and one of these queues. The
+// function it gives ends that.
+func (m *model) hold(queues ...string) func() {
+	if m.r.IntN(3) > 0 {
+		return func() {}
+	}
+	pgtest.Do(m.t, m.other, "begin")
+	m.held = pgtest.List[int64](m.t, m.other, `
+		with t as (select * from offstage_private.ticket where coalesce(job_ids, array[job_id]) && $1 for update),
+			p as (select job_id from offstage_private.parked where job_id = any ($1) for update)
+		select i from t cross join unnest(coalesce(job_ids, array[job_id])) i
+		where t.jobs = 1 or not exists (select from offstage_private.stub s where s.lane_id = t.lane_id and s.ticket = t.job_id and s.job_id = i)
+		union all select job_id from p order by 1`, m.some("ready"))
+	queue := ""
+	if queues != nil && m.r.IntN(2) == 0 {
+		queue = pick(m.r, queues)
+		pgtest.Do(m.t, m.other, "select from offstage_private.queue where name = $1 for update", queue)
+	}
+	m.say("held: %v %s", m.held, queue)
+	return func() {
+		pgtest.Do(m.t, m.other, "rollback")
+		m.held = nil
+	}
+}
+
 // claim claims some jobs, or all that can run, and looks whether those were the right ones.
 func (m *model) claim(tasks []string) {
 	want := 1 + m.r.IntN(4)*m.r.IntN(15)
-	all := m.r.IntN(3) == 0
+	all := m.r.IntN(3) == 0 && m.held == nil
 	if all {
 		want = 1000
 		pgtest.Do(m.t, m.conn, "select * from offstage.promote()") // hands queues on
@@ -301,7 +332,7 @@ func (m *model) claim(tasks []string) {
 		switch {
 		case j == nil:
 			m.t.Fatalf("job %d is claimed, but has ended", c.ID)
-		case !can(j):
+		case !can(j) || slices.Contains(m.held, j.id):
 			m.t.Errorf("job %d (%s, %s) is claimed", j.id, j.task, j.state)
 		case int(c.Attempt) != j.attempts+1:
 			m.t.Errorf("job %d is claimed for attempt %d, want %d", j.id, c.Attempt, j.attempts+1)
@@ -317,15 +348,16 @@ func (m *model) claim(tasks []string) {
 	// None that is more urgent was left behind.
 	for _, c := range got {
 		for _, o := range m.jobs {
-			if j := m.jobs[c.ID]; o.queue == "" && can(o) && o.urgent(j) {
+			if j := m.jobs[c.ID]; o.queue == "" && can(o) && !slices.Contains(m.held, o.id) && o.urgent(j) {
 				m.t.Errorf("job %d is claimed, but not job %d, which is more urgent", j.id, o.id)
 			}
 		}
 	}
 	// With room left, everything runs that can.
 	if all {
+		later := pgtest.List[string](m.t, m.conn, "select q.name from offstage_private.handover h join offstage_private.queue q on q.id = h.queue_id") // somebody held what it would have handed over
 		for _, o := range m.jobs {
-			if !can(o) || o.queue != "" && (m.queues[o.queue].paused || m.running(o.queue) >= m.queues[o.queue].concurrency) {
+			if !can(o) || slices.Contains(later, o.queue) || o.queue != "" && (m.queues[o.queue].paused || m.running(o.queue) >= m.queues[o.queue].concurrency) {
 				continue
 			}
 			m.t.Errorf("job %d could run, but was not claimed", o.id)
@@ -379,6 +411,7 @@ func (m *model) settle() {
 		return
 	}
 	call := "[" + strings.Join(endings, ", ") + "]"
+	defer m.hold()()
 	m.say("settle %s", call)
 	if m.r.IntN(2) == 0 { // and leaves the queues to a claim
 		m.say("  and, in the same transaction:")

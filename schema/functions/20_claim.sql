@@ -463,12 +463,22 @@ begin
         -- Nothing of a serial queue is parked, or run, behind a ticket that another claim or a caller has in hand, or that was committed where this claim does not look (first): it
         -- keeps its ticket, and no mark may be behind that one. Looked for from where the last one was that had none in front of it, or each look would step over all that were ever
         -- there.
-        select m.*, s.place as state, f.front, f.place as front_place, coalesce(c.concurrency, 1) = 1 as serial,
-          case when c.paused or m.queue_id = any (turn_queues) then 0 else coalesce(c.concurrency, 1) - cardinality(s.claims) end as slots, t.run_at as first_run_at, t.job_id as first_id
+        select m.*, s.place as state, f.front, f.place as front_place, n.serial, n.slots, t.run_at as first_run_at, t.job_id as first_id,
+          -- A queue is served in order: not before jobs of the same lane that are parked, or have just got a ticket again.
+          case when n.slots > 0 then (
+            select k from offstage_private.parked k
+            where k.queue_id = m.queue_id and k.lane_id = m.lane_id and (k.priority, k.run_at, k.job_id) >= ((f.front).priority, (f.front).run_at, (f.front).job_id)
+            order by k.queue_id, k.lane_id, k.priority, k.run_at, k.job_id limit 1) end as parked,
+          n.slots > 0 and n.serial and coalesce((
+            select t.queue_id = m.queue_id from offstage_private.ticket t
+            where t.lane_id = m.lane_id and t.priority = (f.front).handed_priority and t.run_at = (f.front).handed_run_at and t.job_id = (f.front).handed_job_id limit 1), false) as handed
         from many m
         cross join lateral (
           select o.ctid as place, o.claims from offstage_private.queue_state o where o.queue_id = m.queue_id order by o.queue_id, o.turn limit 1) s
         left join offstage_private.queue_setting c on c.queue_id = m.queue_id
+        cross join lateral (
+          select coalesce(c.concurrency, 1) = 1 as serial,
+            case when c.paused or m.queue_id = any (turn_queues) then 0 else coalesce(c.concurrency, 1) - cardinality(s.claims) end as slots offset 0) n
         left join lateral (
           select o as front, o.ctid as place from offstage_private.queue_front o where o.queue_id = m.queue_id and o.lane_id = m.lane_id order by o.queue_id, o.lane_id, o.turn limit 1) f on true
         left join lateral (
@@ -481,24 +491,19 @@ begin
                 case when (f.front).taken_priority = m.priority then (f.front).taken_job_id else -1 end)
             order by t.queue_id, t.lane_id, t.priority, t.run_at, t.job_id limit m.n) t
           where coalesce((select queued)[width_bucket(t.place, (select queued))] <> t.place, true)
-          limit 1) t on coalesce(c.concurrency, 1) = 1 and (t.queue_id, t.lane_id, t.priority) = (m.queue_id, m.lane_id, m.priority)
+          limit 1) t on n.serial and (t.queue_id, t.lane_id, t.priority) = (m.queue_id, m.lane_id, m.priority)
             and (t.run_at, t.job_id) < ((m.jobs[m.n]).run_at, (m.jobs[m.n]).job_id)
-      ), ranked as materialized (
-        select u.*, m.state, m.front, m.front_place, m.serial, m.slots, row_number() over (partition by m.queue_id order by u.priority, u.run_at, u.job_id) as rank
-        from met m cross join lateral unnest(m.jobs, m.places) u (run_at, job_id, lane_id, queue_id, priority, job_ctid, place)
-        where m.first_id is null or (u.run_at, u.job_id) < (m.first_run_at, m.first_id)
       ), turn as materialized (
-        -- A queue is served in order: not before jobs of the same lane that are parked, or have just got a ticket again.
-        select r.*, case when r.rank > r.slots then false else coalesce((
-          select (k.priority, k.run_at, k.job_id) > (r.priority, r.run_at, r.job_id) from offstage_private.parked k
-          where k.queue_id = r.queue_id and k.lane_id = r.lane_id and (k.priority, k.run_at, k.job_id) >= ((r.front).priority, (r.front).run_at, (r.front).job_id)
-          order by k.queue_id, k.lane_id, k.priority, k.run_at, k.job_id limit 1), true)
-          and (not r.serial or coalesce((
-            select (t.priority, t.run_at, t.job_id) >= (r.priority, r.run_at, r.job_id) from offstage_private.ticket t
-            where t.lane_id = r.lane_id and t.priority = (r.front).handed_priority and t.run_at = (r.front).handed_run_at and t.job_id = (r.front).handed_job_id limit 1), true)) end as goes
-        from ranked r
+        select r.*, not r.behind and r.rank <= r.slots as goes
+        from (
+          select u.*, m.state, m.front, m.front_place, m.serial, m.slots, b.behind, row_number() over (partition by m.queue_id, b.behind order by u.priority, u.run_at, u.job_id) as rank
+          from met m cross join lateral unnest(m.jobs, m.places) u (run_at, job_id, lane_id, queue_id, priority, job_ctid, place)
+          cross join lateral (
+            select coalesce(((m.parked).priority, (m.parked).run_at, (m.parked).job_id) < (u.priority, u.run_at, u.job_id), false)
+              or m.handed and ((m.front).handed_priority, (m.front).handed_run_at, (m.front).handed_job_id) < (u.priority, u.run_at, u.job_id) as behind) b
+          where m.first_id is null or (u.run_at, u.job_id) < (m.first_run_at, m.first_id)) r
       ), gone as (
-        delete from offstage_private.ticket t where t.ctid = any (array(select r.place from ranked r))
+        delete from offstage_private.ticket t where t.ctid = any (array(select r.place from turn r))
       ), park as (
         insert into offstage_private.parked (run_at, job_id, lane_id, queue_id, priority, job_ctid)
         select t.run_at, t.job_id, t.lane_id, t.queue_id, t.priority, t.job_ctid from turn t where not t.goes

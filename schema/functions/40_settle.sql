@@ -61,7 +61,7 @@ $$;
 
 -- Gives the free slots of these queues, locked by the caller, to parked jobs: one ticket a slot to the first of
 -- each lane, because nobody may be there to run the task of the very first. A ticket too many is parked again by the
--- claim that finds it. A serial queue gives a lane no other one before that is gone. Of more than eight lanes, each hand-over serves the eight where the last one stopped, so that
+-- claim that finds it. A serial queue gives a lane none behind it before it is gone. Of more than eight lanes, each hand-over serves the eight where the last one stopped, so that
 -- all get their turn; promote() comes back for the others, and for what could not be given.
 -- Says to the claim of the same transaction where the new tickets are.
 create or replace function offstage_private.hand_over(queue_ids integer[]) returns void
@@ -102,25 +102,35 @@ begin
       order by k.queue_id, k.lane_id, k.priority, k.run_at, k.job_id limit 1) p on true
     where l.n < 9
   ), next as materialized (
-    select l.queue_id as of_queue, l.lane_id as of_lane, l.n, l.place as front, l.serial, h.stands, p.* from lane l
-    cross join lateral (
-      select l.serial and coalesce((  -- no exists, which would be worked out for the whole table
-        select true from offstage_private.ticket t
-        where t.lane_id = l.lane_id and t.priority = (l.front).handed_priority and t.run_at = (l.front).handed_run_at and t.job_id = (l.front).handed_job_id limit 1), false) as stands) h
-    left join lateral (
-      select k.ctid as place, k.* from offstage_private.parked k
-      where k.queue_id = l.queue_id and k.lane_id = l.lane_id and l.n < 9 and not h.stands
-        and (k.priority, k.run_at, k.job_id) >= ((l.first).priority, (l.first).run_at, (l.first).job_id)
-      order by k.queue_id, k.lane_id, k.priority, k.run_at, k.job_id limit l.slots for update skip locked) p on true
-    where (l.first).job_id is not null
+    -- As far as callers hold none: a claim parks again what stands behind one that is parked.
+    select n.*, case when n.position = row_number() over lane then n.locked end as place, count(n.position) over lane < n.wanted as held
+    from (
+      select l.queue_id as of_queue, l.lane_id as of_lane, l.n, l.place as front, l.serial, h.there, h.stands, cardinality(f.first) as wanted, p.*
+      from lane l
+      cross join lateral (
+        select l.serial and coalesce((  -- no exists, which would be worked out for the whole table
+          select t.queue_id = l.queue_id from offstage_private.ticket t
+          where t.lane_id = l.lane_id and t.priority = (l.front).handed_priority and t.run_at = (l.front).handed_run_at and t.job_id = (l.front).handed_job_id limit 1), false) as there) t
+      cross join lateral (
+        select t.there, t.there and ((l.front).handed_priority, (l.front).handed_run_at, (l.front).handed_job_id) < ((l.first).priority, (l.first).run_at, (l.first).job_id) as stands offset 0) h
+      cross join lateral (
+        select array(
+          select k.ctid from offstage_private.parked k
+          where k.queue_id = l.queue_id and k.lane_id = l.lane_id and l.n < 9 and not h.stands
+            and (k.priority, k.run_at, k.job_id) >= ((l.first).priority, (l.first).run_at, (l.first).job_id)
+          order by k.queue_id, k.lane_id, k.priority, k.run_at, k.job_id limit l.slots) as first offset 0) f
+      left join lateral (
+        select k.ctid as locked, array_position(f.first, k.ctid) as position, k.* from offstage_private.parked k where k.ctid = any (f.first) for update skip locked) p on true
+      where (l.first).job_id is not null) n
+    window lane as (partition by n.of_queue, n.of_lane order by n.position rows between unbounded preceding and unbounded following)
   ), gone as (
     delete from offstage_private.parked where ctid = any (array(select place from next where place is not null))
   ), given as (
     insert into offstage_private.ticket (run_at, job_id, lane_id, queue_id, priority, job_ctid)
     select n.run_at, n.job_id, n.lane_id, n.queue_id, n.priority, n.job_ctid from next n where n.place is not null returning lane_id, priority, run_at, job_id
   ), later as (
-    -- More lanes than we gave to, or one whose jobs are all held by callers' transactions.
-    insert into offstage_private.handover (queue_id, due_at) select n.of_queue, at + interval '1 s' from next n where n.place is null and (n.n = 9 or not n.stands)
+    -- More lanes than we gave to, or one that callers hold jobs of.
+    insert into offstage_private.handover (queue_id, due_at) select distinct n.of_queue, at + interval '1 s' from next n where n.n = 9 or n.held
   ), ninth as materialized (
     select n.of_queue, n.of_lane from next n where n.n = 9
   ), stopped as (
@@ -142,7 +152,7 @@ begin
         from lane l cross join lateral (
           select coalesce((l.first).priority, 32767) as priority, coalesce((l.first).run_at, 'infinity') as run_at, coalesce((l.first).job_id, 9223372036854775807) as job_id) k
         union all
-        select n.front, null, null, null, false, n.priority, n.run_at, n.job_id from next n where n.place is not null and n.serial) u
+        select n.front, null, null, null, false, n.priority, n.run_at, n.job_id from next n where n.place is not null and n.serial and not n.there) u
       group by u.place) x
     where f.ctid = x.place and (x.on or x.handed_job_id is not null)
   )
@@ -202,7 +212,7 @@ begin
     where q.n > 1 or q.claim = any (s.claims)
   ), first as materialized (
     select h.queue_id, h.state, p.job, p.place, h.other or f.n > 1 or coalesce((p.job).lane_id <> all (lanes), false) or f.handed_job_id is not null and coalesce((
-        select true from offstage_private.ticket t
+        select t.queue_id = h.queue_id from offstage_private.ticket t
         where t.lane_id = f.lane_id and t.priority = f.handed_priority and t.run_at = f.handed_run_at and t.job_id = f.handed_job_id limit 1), false) as other
     from held h
     cross join lateral (
