@@ -81,6 +81,7 @@ func (s *soak) progress(ctx context.Context) {
 			continue
 		}
 		s.nowhere()
+		s.standStill()
 		r, a := s.runs(), s.added.Load()
 		s.say("added %5.0f/s  run %5.0f/s  tickets %5d  parked %5d  scheduled %5d  failed %5d  alive %d  transactions %d  40001 %d  kills %d  stops %d  restarts %d",
 			float64(a-added)/10, float64(r-runs)/10, tickets, parked, scheduled, failed, alive,
@@ -104,6 +105,26 @@ func (s *soak) nowhere() {
 			order by j.id)`, nil, &ids) && len(ids) > s.stranded {
 		s.complain("%d jobs are nowhere: %v", len(ids), ids[:min(len(ids), 20)])
 		s.stranded = len(ids)
+	}
+}
+
+// standStill looks for queues that have a free slot and parked jobs of a task, but whose turn is nobody's: no ticket, and no
+// hand-over to come. They would wait until something else of the queue is changed. In one snapshot there are none.
+func (s *soak) standStill() {
+	var wrong []string
+	if s.look(`
+		select array(
+			select distinct format('queue %s stands still with %s of %s slots taken: jobs of lane %s are parked', q.name, cardinality(t.claims), coalesce(c.concurrency, 1), p.lane_id)
+			from offstage_private.queue_state t
+			join offstage_private.queue q on q.id = t.queue_id
+			left join offstage_private.queue_setting c on c.queue_id = q.id
+			join offstage_private.parked p on p.queue_id = q.id
+			where c.paused is not true and cardinality(t.claims) < coalesce(c.concurrency, 1)
+				and not exists (select from offstage_private.ticket k where k.queue_id = q.id and k.lane_id = p.lane_id)
+				and not exists (select from offstage_private.handover h where h.queue_id = q.id))`, nil, &wrong) {
+		for _, w := range wrong {
+			s.complain("%s", w)
+		}
 	}
 }
 
