@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/offstage-dev/offstage"
+	"github.com/offstage-dev/offstage/internal/pgtest"
 	"github.com/offstage-dev/offstage/worker"
 )
 
@@ -44,6 +45,44 @@ func TestSerialQueues(t *testing.T) {
 			}
 		})
 	})
+}
+
+// A worker does not look again and again for what a caller holds; when the caller has let go, it goes on, in order.
+func TestSleepsBehindAHeldTicket(t *testing.T) {
+	s := newStage(t)
+	var ids, ran []int64
+	for range 3 {
+		ids = append(ids, s.add("step", nil, offstage.Options{Queue: "q"}))
+	}
+	held, err := s.db.Pool(t).Begin(s.ctx())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Rollback(s.ctx())
+	pgtest.Do(t, held, "select offstage.delete_jobs($1)", ids[:1])
+	w := s.worker(worker.Config{})
+	worker.Handle(w, "step", func(_ context.Context, job *worker.Job[none]) (none, error) {
+		ran = append(ran, job.ID)
+		return none{}, nil
+	})
+	stop := s.run(w)
+	s.eventually(func() bool {
+		return one[int](s, "select count(*) from pg_locks where locktype = 'advisory' and mode = 'ShareLock' and objid = offstage_private.task_id('step')::oid and database = (select oid from pg_database where datname = current_database())") == 1
+	}, "the worker does not go to sleep")
+	if n := one[int](s, "select count(*) from offstage_private.ticket where queue_id is not null"); n != 3 {
+		t.Errorf("%d tickets are left behind the one that is held", n-1)
+	}
+	if err := held.Rollback(s.ctx()); err != nil {
+		t.Fatal(err)
+	}
+	s.outcome(ids[2])
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+	if !slices.Equal(ran, ids) {
+		t.Errorf("jobs %v ran, want %v", ran, ids)
+	}
+	s.empty()
 }
 
 func step(queue, n int) offstage.Spec {
