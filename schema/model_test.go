@@ -34,6 +34,10 @@ func TestModel(t *testing.T) {
 			db := pgtest.New(t)
 			m.conn, m.other = db.Conn(t), db.Conn(t)
 			pgtest.Do(t, m.conn, setting)
+			m.names, m.few = []string{"a", "b", "c"}, 20
+			if m.r.IntN(3) == 0 { // more tasks wait in a queue than a hand-over serves
+				m.names, m.few = strings.Split("abcdefghijkl", ""), 2
+			}
 			m.register()
 			for range 250 {
 				m.step()
@@ -87,19 +91,19 @@ type model struct {
 	now    time.Time
 	jobs   map[int64]*modelJob
 	queues map[string]*modelQueue
+	names  []string        // of the tasks
+	few    int             // of so many jobs that are added together, one has a queue, and one another task
 	tasks  map[string]bool // paused
 	worker int32
 	said   []string
 }
-
-var modelTasks = []string{"a", "b", "c"}
 
 func (m *model) say(format string, args ...any) {
 	m.said = append(m.said, fmt.Sprintf(format, args...))
 }
 
 func (m *model) register() {
-	m.worker = pgtest.One[int32](m.t, m.conn, "select t.worker('a', 'b', 'c')")
+	m.worker = pgtest.One[int32](m.t, m.conn, "select t.worker(variadic $1)", m.names)
 }
 
 func (m *model) queue(name string) *modelQueue {
@@ -190,7 +194,7 @@ func (m *model) step() {
 
 func (m *model) add() {
 	r := m.r
-	task := pick(r, modelTasks)
+	task := pick(r, m.names)
 	queue := pick(r, []string{"", "", "q1", "q2"})
 	key := pick(r, []string{"", "", "k1", "k2", "k3"})
 	mode := pick(r, []string{"replace", "preserve_run_at", "unsafe_dedupe"})
@@ -236,16 +240,16 @@ func (m *model) add() {
 func (m *model) addMany() {
 	r := m.r
 	runAt := m.now.Add(-time.Duration(r.IntN(3))*time.Second - time.Millisecond) // which nobody gets by hand: among those that share a ticket it would be out of order
-	one := &modelJob{task: pick(r, modelTasks), runAt: runAt, max: 25}
+	one := &modelJob{task: pick(r, m.names), runAt: runAt, max: 25}
 	var jobs []*modelJob
 	var tasks, queues []string
 	var priorities []int
 	for range 1 + r.IntN(12) {
 		j := *one
-		if r.IntN(20) == 0 {
-			j.task = pick(r, modelTasks)
+		if r.IntN(m.few) == 0 {
+			j.task = pick(r, m.names)
 		}
-		if r.IntN(20) == 0 {
+		if r.IntN(m.few) == 0 {
 			j.queue = pick(r, []string{"q1", "q2"})
 			m.queue(j.queue)
 		}
@@ -265,7 +269,7 @@ func (m *model) addMany() {
 
 func (m *model) someTasks() []string {
 	tasks := []string{}
-	for _, task := range modelTasks {
+	for _, task := range m.names {
 		if m.r.IntN(3) > 0 {
 			tasks = append(tasks, task)
 		}
@@ -510,7 +514,7 @@ func (m *model) meddle() {
 
 func (m *model) configure() {
 	q := pick(m.r, []string{"q1", "q2"})
-	task := pick(m.r, modelTasks)
+	task := pick(m.r, m.names)
 	switch m.r.IntN(5) {
 	case 0:
 		m.say("pause_queue %s", q)
