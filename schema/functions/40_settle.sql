@@ -103,9 +103,9 @@ begin
     where l.n < 9
   ), next as materialized (
     -- As far as callers hold none: a claim parks again what stands behind one that is parked.
-    select n.*, case when n.position = row_number() over lane then n.locked end as place, count(n.position) over lane < n.wanted as held
+    select n.*, case when n.locked = n.wanted[row_number() over lane] then n.locked end as place, count(n.locked) over lane < cardinality(n.wanted) as held
     from (
-      select l.queue_id as of_queue, l.lane_id as of_lane, l.n, l.place as front, l.serial, h.there, h.stands, cardinality(f.first) as wanted, p.*
+      select l.queue_id as of_queue, l.lane_id as of_lane, l.n, l.place as front, l.serial, h.there, h.stands, w.wanted, p.*
       from lane l
       cross join lateral (
         select l.serial and coalesce((  -- no exists, which would be worked out for the whole table
@@ -118,11 +118,11 @@ begin
           select k.ctid from offstage_private.parked k
           where k.queue_id = l.queue_id and k.lane_id = l.lane_id and l.n < 9 and not h.stands
             and (k.priority, k.run_at, k.job_id) >= ((l.first).priority, (l.first).run_at, (l.first).job_id)
-          order by k.queue_id, k.lane_id, k.priority, k.run_at, k.job_id limit l.slots) as first offset 0) f
+          order by k.queue_id, k.lane_id, k.priority, k.run_at, k.job_id limit l.slots) as wanted offset 0) w
       left join lateral (
-        select k.ctid as locked, array_position(f.first, k.ctid) as position, k.* from offstage_private.parked k where k.ctid = any (f.first) for update skip locked) p on true
+        select k.ctid as locked, k.* from offstage_private.parked k where k.ctid = any (w.wanted) for update skip locked) p on true
       where (l.first).job_id is not null) n
-    window lane as (partition by n.of_queue, n.of_lane order by n.position rows between unbounded preceding and unbounded following)
+    window lane as (partition by n.of_queue, n.of_lane order by n.priority, n.run_at, n.job_id rows between unbounded preceding and unbounded following)
   ), gone as (
     delete from offstage_private.parked where ctid = any (array(select place from next where place is not null))
   ), given as (
