@@ -220,8 +220,13 @@ func TestReportOfLostClaim(t *testing.T) {
 	s.claimed(id)
 	s.exec(`update offstage_private.job set released_claim = (select max(claim) + 1 from offstage_private.lease) where id = $1`, id)
 	started <- none{}
-	if err := <-lost; !errors.Is(err, offstage.ErrLost) {
-		t.Errorf("progress of an attempt whose claim is gone: %v", err)
+	select {
+	case err := <-lost:
+		if !errors.Is(err, offstage.ErrLost) {
+			t.Errorf("progress of an attempt whose claim is gone: %v", err)
+		}
+	case <-s.ctx().Done():
+		t.Fatal("the attempt whose claim is gone goes on")
 	}
 	if got := s.log(id); got != nil {
 		t.Errorf("the log is %q", got)
