@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -22,11 +23,12 @@ import (
 )
 
 const (
-	connections = 10                   // to the database, of the package pg, for each process
-	exitGrace   = 2 * time.Second      // for a process that is to end
-	sluggish    = 5 * time.Millisecond // an event loop that has not turned for so long gets work last
-	blockedFor  = 10 * time.Second     // after which the log says that an event loop does not turn
-	maxBuffer   = 1 << 20              // what is kept for the next frame
+	connections = 10                    // to the database, of the package pg, for each process
+	exitGrace   = 2 * time.Second       // for a process that is to end
+	sluggish    = 5 * time.Millisecond  // an event loop that has not turned for so long gets work last
+	hardly      = 10 * time.Microsecond // that an attempt keeps the event loop busy, about what sending it alone costs
+	blockedFor  = 10 * time.Second      // after which the log says that an event loop does not turn
+	maxBuffer   = 1 << 20               // what is kept for the next frame
 )
 
 // process is one Node process. Its goroutines: one starts it and waits for it, one reads from the connection, one writes
@@ -44,6 +46,7 @@ type process struct {
 	failed  map[string]string // tasks that did not load; set before ready is closed
 
 	load  atomic.Int64 // attempts
+	brief atomic.Bool  // they hardly keep the event loop busy
 	since atomic.Int64 // when the oldest frame was sent that has not been read, in ns; 0: all were
 
 	work     sync.WaitGroup // all goroutines but the one that waits
@@ -55,6 +58,8 @@ type process struct {
 	out       []byte          // items for the next frame
 	writing   chan struct{}   // kicks the writer
 	unread    int             // frames
+	busy      time.Duration   // what the event loop was lately, for so many attempts
+	finished  float64
 	isRetired bool
 	empty     chan struct{} // closed when it is retired and nothing runs
 	condemned bool          // it will be killed, for an attempt that did not stop
@@ -167,9 +172,25 @@ func shutdown(conn *os.File) {
 	}
 }
 
-// weight orders processes by what they have to do, for an attempt of a task.
+// measure notes how long the event loop was busy since the last frame: the average goes over some hundred frames. mu is held.
+func (p *process) measure(busy time.Duration) {
+	p.busy += busy
+	each := hardly
+	if p.brief.Load() {
+		each += hardly / 2 // so that it does not go to and fro
+	}
+	p.brief.Store(p.finished > 0 && p.busy < time.Duration(p.finished*float64(each)))
+	p.busy -= p.busy / 64
+	p.finished -= p.finished / 64
+}
+
+// weight orders processes by what they have to do, for an attempt of a task. One whose attempts are brief gets all of them: the more come in
+// a frame, the less each costs, and the sooner it has its turn.
 func (p *process) weight(task string) int64 {
 	weight := p.load.Load()
+	if p.brief.Load() {
+		weight = -1
+	}
 	if since := p.since.Load(); since != 0 && time.Now().UnixNano()-since > int64(sluggish) {
 		weight += 1 << 32
 	}
@@ -284,7 +305,12 @@ func (p *process) read() {
 func (p *process) hear(m message) error {
 	switch m.kind {
 	case 'k':
+		busy, err := strconv.ParseInt(string(m.rest), 10, 64)
+		if err != nil {
+			return err
+		}
 		p.mu.Lock()
+		p.measure(time.Duration(busy) * time.Microsecond)
 		if p.unread--; p.unread > 0 {
 			p.since.Store(time.Now().UnixNano())
 		} else {
@@ -367,6 +393,7 @@ func (p *process) finish(seq int64, o outcome) {
 		return
 	}
 	delete(p.running, seq)
+	p.finished++
 	p.load.Add(-1)
 	p.closeEmpty()
 	p.mu.Unlock()

@@ -23,7 +23,7 @@ import (
 // From the process: a letter, the attempt's number, and for most a space and JSON:
 //
 //	h  {failed}           ready; the tasks that did not load, with reasons
-//	k                     a frame was read
+//	k  µs                 a frame was read; the event loop was busy for so long since the one before
 //	d  [result]           an attempt succeeded
 //	e  {text, aborted}    an attempt failed; aborted: with the reason it was told to stop for
 //	e  {text, final}      an attempt failed, and its job for good

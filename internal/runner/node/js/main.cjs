@@ -1,6 +1,7 @@
 "use strict";
 // A Node process of a worker: loads the tasks, performs the attempts it is sent, and ends when the worker does.
 const { AsyncLocalStorage } = require("node:async_hooks");
+const { performance } = require("node:perf_hooks");
 const { Attempt, revive, SEQ, TASK } = require("./attempt.cjs");
 const { makeDatabase } = require("./database.cjs");
 const { describe, messageOf } = require("./errors.cjs");
@@ -8,6 +9,7 @@ const { loadAll } = require("./load.cjs");
 const { Wire } = require("./wire.cjs");
 
 const exit = process.exit.bind(process);
+const loop = performance.eventLoopUtilization.bind(performance);
 
 // The attempt, or the file being loaded, that the code which runs belongs to, across everything asynchronous.
 const current = new AsyncLocalStorage();
@@ -23,6 +25,7 @@ const wire = new Wire(frame, (broken) => {
 const running = new Map(); // attempts by number
 const waiting = new Map(); // calls to the worker by number
 let calls = 0;
+let busy = 0; // the event loop, as told last
 let tasks = []; // {name, handler}, or a hole where a file did not load
 
 const host = { wire, running, database: undefined, log, call };
@@ -54,13 +57,16 @@ function frame(items) {
     else if (item[0] === "r") answer(item);
     else if (item[0] === "a") running.get(item[1])?.abort(item[2]);
   }
-  wire.say("k0\n"); // it was read: the event loop turns
+  const { active } = loop(); // ms, all that attempts do when they go on included
+  wire.say(`k0 ${Math.round(1000 * (active - busy))}\n`); // it was read: the event loop turns
+  busy = active;
 }
 
 async function begin(config) {
   host.database = makeDatabase(config, (text) => log("warn", text));
   const { handlers, failed } = await loadAll(config.tasks, (file, work) => current.run(file, work));
   tasks = config.tasks.map(({ name }, i) => ({ name, handler: handlers[i] }));
+  busy = loop().active;
   wire.say(`h0 ${JSON.stringify({ failed })}\n`);
 }
 
