@@ -383,7 +383,7 @@ func hasQueue(batch []*attempt) bool {
 
 // ahead is how many jobs to claim beyond the slots.
 func (t *turns) ahead() int {
-	if t.average == 0 || t.s.once {
+	if t.average == 0 {
 		return 0
 	}
 	return min(int(min(fetchAhead*time.Duration(t.s.cfg.Jobs)/t.average, maxAhead)), aheadBytes/max(t.weight, 1))

@@ -323,6 +323,26 @@ func TestRunOnce(t *testing.T) {
 	}
 }
 
+// RunOnce, too, fetches ahead while jobs are short: a backlog is worked off in claims of many, not in one for each round of the slots.
+func TestRunOnceFetchesAhead(t *testing.T) {
+	s := newStage(t)
+	if _, err := s.client.AddMany(s.ctx(), slices.Repeat([]offstage.Spec{{Task: "short"}}, 3000)); err != nil {
+		t.Fatal(err)
+	}
+	w := s.worker(worker.Config{Jobs: 10})
+	worker.Handle(w, "short", func(context.Context, *worker.Job[none]) (none, error) { return none{}, nil })
+	if err := w.RunOnce(s.ctx()); err != nil {
+		t.Fatal(err)
+	}
+	var leases, left int
+	if err := s.pool.QueryRow(s.ctx(), "select (select last_value / 1024 from offstage_private.claim), (select count(*) from offstage_private.job)").Scan(&leases, &left); err != nil {
+		t.Fatal(err)
+	}
+	if leases > 100 || left > 0 {
+		t.Errorf("%d claims for 3000 jobs, of which %d are left", leases, left)
+	}
+}
+
 // While the worker is busy, 32 adders at random priorities commit tickets in front of and behind where it looks; each
 // starts soon after.
 func TestNothingIsPassedOver(t *testing.T) {
