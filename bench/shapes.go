@@ -104,7 +104,8 @@ func large(bytes int) like {
 
 func payload1K(o options, f field) scenario {
 	return against(o, f, "payload-1k", fmt.Sprintf("%d jobs with payloads of 1 KB, clean with some 12 bytes", o.jobs), o.jobs,
-		shape{title: "1 KB", goal: 0.6, before: texts, jobs: large(1000)})
+		shape{title: "1 KB", goal: 0.6, before: texts, jobs: large(1000)},
+		shape{title: "1 KB, not decoded", oursOnly: true, before: texts, jobs: large(1000), config: agentConfig{Role: "ugly", Raw: true}})
 }
 
 func payload100K(o options, f field) scenario {
