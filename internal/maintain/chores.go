@@ -19,6 +19,9 @@ const (
 	promoteAtLeast = 2 * time.Second // add_job wakes workers for what is due within three
 	promoteBatch   = 1000
 	promoteHeld    = 20 * time.Millisecond // what is due is held by a caller's transaction
+	promoteMany    = 2                     // jobs that came due at once: there are more, as those that failed together. Then
+	promoteShare   = 20                    // it takes at most one part in so many of the time,
+	promoteRest    = 50 * time.Millisecond // and comes back after this at the latest
 	rollUpEvery    = 5 * time.Second
 	rollUpBatch    = 10000
 	tidyEvery      = time.Minute
@@ -42,6 +45,8 @@ type Chores struct {
 	// Failed is called with what the database did not do. It must not block. nil: nobody is told.
 	Failed func(error)
 	Log    *slog.Logger
+
+	rested time.Time // when promote is due again after it has promoted many
 }
 
 func (c *Chores) failed(err error) {
@@ -192,6 +197,10 @@ func wait(ctx context.Context, chores []*chore, kick <-chan struct{}) {
 
 // promote promotes all that is due and answers how long to wait.
 func (c *Chores) promote(ctx context.Context, conn *pgx.Conn, as store.Chore) (time.Duration, error) {
+	began := time.Now()
+	if rest := c.rested.Sub(began); rest > 0 {
+		return rest, nil
+	}
 	for {
 		n, next, busy, err := c.Store.Promote(ctx, conn, as, promoteBatch)
 		if err != nil {
@@ -209,6 +218,10 @@ func (c *Chores) promote(ctx context.Context, conn *pgx.Conn, as store.Chore) (t
 			return 0, nil
 		case n == 0 && next <= time.Microsecond:
 			return promoteHeld, nil
+		}
+		if n >= promoteMany {
+			now := time.Now()
+			c.rested = now.Add(min((promoteShare-1)*now.Sub(began), promoteRest))
 		}
 		return min(next, jitter(as.Period)), nil
 	}

@@ -202,6 +202,21 @@ func TestPromoteInSteps(t *testing.T) {
 	s.exact(n)
 }
 
+// Where one job after another comes due, they get their tickets some at a time: promote does not look for each.
+func TestPromoteRests(t *testing.T) {
+	s := newStage(t)
+	const n = 2000
+	s.schedule(n, 300*time.Millisecond, time.Second)
+	s.run(nil)
+	s.exact(n)
+	if asked := s.asked.Load(); asked > n/4 {
+		t.Errorf("it looked %d times for %d jobs", asked, n)
+	}
+	if median, _ := s.lateness(); median > 250*time.Millisecond {
+		t.Errorf("tickets came %v late (median)", median)
+	}
+}
+
 func TestTwoAtOnce(t *testing.T) {
 	s := newStage(t)
 	const n = 2000
