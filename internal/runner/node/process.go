@@ -27,6 +27,7 @@ const (
 	exitGrace   = 2 * time.Second       // for a process that is to end
 	sluggish    = 5 * time.Millisecond  // an event loop that has not turned for so long gets work last
 	hardly      = 10 * time.Microsecond // that an attempt keeps the event loop busy, about what sending it alone costs
+	soon        = 2 * time.Millisecond  // within which an attempt is over of a task that does nearly nothing, the wait for its turn included
 	blockedFor  = 10 * time.Second      // after which the log says that an event loop does not turn
 	maxBuffer   = 1 << 20               // what is kept for the next frame
 )
@@ -184,11 +185,11 @@ func (p *process) measure(busy time.Duration) {
 	p.finished -= p.finished / 64
 }
 
-// weight orders processes by what they have to do, for an attempt of a task. One whose attempts are brief gets all of them: the more come in
-// a frame, the less each costs, and the sooner it has its turn.
-func (p *process) weight(task string) int64 {
+// weight orders processes by what they have to do, for an attempt of a task that takes so long. One whose attempts are brief gets all that
+// are: the more come in a frame, the less each costs, and the sooner it has its turn.
+func (p *process) weight(task string, took time.Duration) int64 {
 	weight := p.load.Load()
-	if p.brief.Load() {
+	if took > 0 && took < soon && p.brief.Load() {
 		weight = -1
 	}
 	if since := p.since.Load(); since != 0 && time.Now().UnixNano()-since > int64(sluggish) {

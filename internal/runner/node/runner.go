@@ -89,6 +89,7 @@ type Runner struct {
 	root    string         // the task directory
 	files   []tasks.Task   // in the order that the processes know
 	index   map[string]int // of a task in files
+	took    []atomic.Int64 // an attempt of each task in files, on average, in ns; 0: nobody knows
 	names   []string       // of those that can be performed
 	unable  map[string]string
 	scripts scripts
@@ -140,6 +141,7 @@ func Start(ctx context.Context, dir *tasks.Dir, config Config) (*Runner, error) 
 	if len(r.files) == 0 {
 		return r, nil
 	}
+	r.took = make([]atomic.Int64, len(r.files))
 	if err := r.scripts.write(); err != nil {
 		return nil, err
 	}
@@ -222,8 +224,15 @@ func (r *Runner) Run(ctx context.Context, job *offstage.Job) (json.RawMessage, e
 		if err != nil {
 			return nil, err
 		}
+		began := time.Now()
 		if c := p.begin(ctx, r.seq.Add(1), index, job, claim); c != nil {
-			return p.await(ctx, c)
+			result, err := p.await(ctx, c)
+			took := int64(time.Since(began))
+			if average := r.took[index].Load(); average != 0 {
+				took = average + (took-average)/8
+			}
+			r.took[index].Store(took)
+			return result, err
 		}
 	}
 }
@@ -266,15 +275,16 @@ func putOff(ctx context.Context, err error) error {
 
 var errClosed = errors.New("the Node processes are ending")
 
-// take is the process that has the least to do for a task: those last whose event loop does not turn, and those in which the
+// take is the process that is best for an attempt of a task, see weight: those last whose event loop does not turn, and those in which the
 // task did not load. It waits for one.
 func (r *Runner) take(ctx context.Context, task string) (*process, error) {
+	took := time.Duration(r.took[r.index[task]].Load())
 	for {
 		r.mu.Lock()
 		var best *process
 		var least int64
 		for _, p := range r.ready {
-			if weight := p.weight(task); best == nil || weight < least {
+			if weight := p.weight(task, took); best == nil || weight < least {
 				best, least = p, weight
 			}
 		}

@@ -7,21 +7,27 @@ import (
 	"time"
 )
 
-// Tasks that compute are shared out, however short their attempts are when nothing else runs.
+// Tasks that compute are shared out, in turns with one that does nothing, too.
 func TestComputingIsSharedOut(t *testing.T) {
 	t.Parallel()
 	b := open(t, map[string]string{
 		"compute.js": `module.exports = () => { const end = performance.now() + 1; while (performance.now() < end); return process.pid }`,
 		"later.js":   `module.exports = async () => { await null; const end = performance.now() + 1; while (performance.now() < end); return process.pid }`,
+		"nothing.js": `module.exports = () => {}`,
+		"long.js":    `module.exports = () => { const end = performance.now() + 100; while (performance.now() < end); return process.pid }`,
 	}, func(c *Config) { c.Processes = 2 })
 	b.eventually(func() bool { b.mu.Lock(); defer b.mu.Unlock(); return len(b.ready) == 2 })
-	for _, task := range []string{"compute", "later"} {
+	for _, x := range []struct {
+		task        string
+		slots, each int
+	}{{"nothing", 20, 1500}, {"long", 4, 1}, {"compute", 4, 50}, {"nothing", 20, 1500}, {"later", 4, 50}} {
+		task := x.task
 		var mu sync.Mutex
 		processes := map[string]int{}
 		var slots sync.WaitGroup
-		for range 4 {
+		for range x.slots {
 			slots.Go(func() {
-				for range 50 {
+				for range x.each {
 					pid, _, err := b.run(task, "{}")
 					if err != nil {
 						t.Error(err)
@@ -35,8 +41,8 @@ func TestComputingIsSharedOut(t *testing.T) {
 		}
 		slots.Wait()
 		for pid, n := range processes {
-			if len(processes) != 2 || n < 50 {
-				t.Errorf("of 200 attempts of %s, process %s made %d, of %d processes", task, pid, n, len(processes))
+			if task != "nothing" && (len(processes) != 2 || n < x.each) {
+				t.Errorf("of %d attempts of %s, process %s made %d, of %d processes", x.slots*x.each, task, pid, n, len(processes))
 			}
 		}
 	}
@@ -64,7 +70,7 @@ func TestBriefAttemptsGoTogether(t *testing.T) {
 	other, p := newProcess(0), newProcess(9)
 	less := func(what string, first, second *process) {
 		t.Helper()
-		if a, b := first.weight("t"), second.weight("t"); a >= b {
+		if a, b := first.weight("t", soon/2), second.weight("t", soon/2); a >= b {
 			t.Errorf("%s: weights %d and %d", what, a, b)
 		}
 	}
@@ -75,6 +81,9 @@ func TestBriefAttemptsGoTogether(t *testing.T) {
 		hear(p, 5, 25*time.Microsecond)
 	}
 	less("brief ones", p, other)
+	if known, unknown := p.weight("t", soon), p.weight("t", 0); known != 9 || unknown != 9 {
+		t.Errorf("for a task that takes longer, or of which nothing is known, weights %d and %d", known, unknown)
+	}
 	hear(p, 0, time.Microsecond)
 	less("and nothing for a while", p, other)
 	p.since.Store(time.Now().Add(-2 * sluggish).UnixNano())
