@@ -10,6 +10,7 @@ const { Wire } = require("./wire.cjs");
 
 const exit = process.exit.bind(process);
 const loop = performance.eventLoopUtilization.bind(performance);
+const { round } = Math; // tasks may replace what is global
 
 // The attempt, or the file being loaded, that the code which runs belongs to, across everything asynchronous.
 const current = new AsyncLocalStorage();
@@ -58,7 +59,7 @@ function frame(items) {
     else if (item[0] === "a") running.get(item[1])?.abort(item[2]);
   }
   const { active } = loop(); // ms, all that attempts do when they go on included
-  wire.say(`k0 ${Math.round(1000 * (active - busy))}\n`); // it was read: the event loop turns
+  wire.say(`k0 ${round(1000 * (active - busy))}\n`); // it was read: the event loop turns
   busy = active;
 }
 
