@@ -260,7 +260,7 @@ func TestClose(t *testing.T) {
 		t.Error(err)
 	}
 	b.closed = make(chan struct{}) // for the end of the test, which closes it once more
-	if _, err := b.take(ended(t), "waits"); verb(err) != "release" {
+	if _, err := b.take(ended(t), "waits", 0); verb(err) != "release" {
 		t.Error(err)
 	}
 }

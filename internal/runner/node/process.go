@@ -47,6 +47,7 @@ type process struct {
 	failed  map[string]string // tasks that did not load; set before ready is closed
 
 	load  atomic.Int64 // attempts
+	light atomic.Int64 // those of them that it got because all of its attempts are
 	brief atomic.Bool  // they hardly keep the event loop busy
 	since atomic.Int64 // when the oldest frame was sent that has not been read, in ns; 0: all were
 
@@ -78,6 +79,7 @@ type call struct {
 	done    chan outcome
 	log     *slog.Logger // the reader makes it
 	overdue bool         // it did not stop in time; guarded by process.mu
+	light   bool         // counts in process.light
 }
 
 type outcome struct {
@@ -185,11 +187,14 @@ func (p *process) measure(busy time.Duration) {
 	p.finished -= p.finished / 64
 }
 
-// weight orders processes by what they have to do, for an attempt of a task that takes so long. One whose attempts are brief gets all that
-// are: the more come in a frame, the less each costs, and the sooner it has its turn.
+// together says that an attempt of a task that takes so long is to come to this process, as others that are as brief: the more come in a
+// frame, the less each costs, and the sooner it has its turn.
+func (p *process) together(took time.Duration) bool { return took > 0 && took < soon && p.brief.Load() }
+
+// weight orders processes by what they have to do, for an attempt of a task that takes so long.
 func (p *process) weight(task string, took time.Duration) int64 {
-	weight := p.load.Load()
-	if took > 0 && took < soon && p.brief.Load() {
+	weight := p.load.Load() - p.light.Load()
+	if p.together(took) {
 		weight = -1
 	}
 	if since := p.since.Load(); since != 0 && time.Now().UnixNano()-since > int64(sluggish) {
@@ -202,13 +207,13 @@ func (p *process) weight(task string, took time.Duration) int64 {
 }
 
 // begin sends an attempt; nil if the process takes none any more.
-func (p *process) begin(ctx context.Context, seq int64, task int, job *offstage.Job, claim worker.Claim) *call {
+func (p *process) begin(ctx context.Context, seq int64, task int, took time.Duration, job *offstage.Job, claim worker.Claim) *call {
 	if reason, bad := p.failed[job.Task]; bad {
 		c := &call{done: make(chan outcome, 1)}
 		c.done <- outcome{err: putOff(ctx, fmt.Errorf("the file of the task does not load any more: %s", reason))}
 		return c
 	}
-	c := &call{seq: seq, ctx: ctx, job: job, done: make(chan outcome, 1)}
+	c := &call{seq: seq, ctx: ctx, job: job, done: make(chan outcome, 1), light: p.together(took)}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.isRetired || p.gone {
@@ -216,6 +221,9 @@ func (p *process) begin(ctx context.Context, seq int64, task int, job *offstage.
 	}
 	p.running[seq] = c
 	p.load.Add(1)
+	if c.light {
+		p.light.Add(1)
+	}
 	p.append(func(b []byte) []byte { return appendJob(b, seq, task, job, claim) })
 	return c
 }
@@ -396,6 +404,9 @@ func (p *process) finish(seq int64, o outcome) {
 	delete(p.running, seq)
 	p.finished++
 	p.load.Add(-1)
+	if c.light {
+		p.light.Add(-1)
+	}
 	p.closeEmpty()
 	p.mu.Unlock()
 	c.done <- o

@@ -220,15 +220,16 @@ func (r *Runner) Run(ctx context.Context, job *offstage.Job) (json.RawMessage, e
 		return r.alone(ctx, index, job, claim)
 	}
 	for {
-		p, err := r.take(ctx, job.Task)
+		average := r.took[index].Load()
+		p, err := r.take(ctx, job.Task, time.Duration(average))
 		if err != nil {
 			return nil, err
 		}
 		began := time.Now()
-		if c := p.begin(ctx, r.seq.Add(1), index, job, claim); c != nil {
+		if c := p.begin(ctx, r.seq.Add(1), index, time.Duration(average), job, claim); c != nil {
 			result, err := p.await(ctx, c)
 			took := int64(time.Since(began))
-			if average := r.took[index].Load(); average != 0 {
+			if average != 0 {
 				took = average + (took-average)/8
 			}
 			r.took[index].Store(took)
@@ -261,7 +262,7 @@ func (r *Runner) alone(ctx context.Context, index int, job *offstage.Job, claim 
 		return nil, worker.Released(errClosed)
 	}
 	worker.Log(ctx).Info("runs in a Node process of its own, because two processes in a row, workers or Node's, died while they had this job")
-	if c := p.begin(ctx, r.seq.Add(1), index, job, claim); c != nil {
+	if c := p.begin(ctx, r.seq.Add(1), index, 0, job, claim); c != nil {
 		return p.await(ctx, c)
 	}
 	return nil, putOff(ctx, errors.New("a Node process of its own was given up"))
@@ -275,10 +276,9 @@ func putOff(ctx context.Context, err error) error {
 
 var errClosed = errors.New("the Node processes are ending")
 
-// take is the process that is best for an attempt of a task, see weight: those last whose event loop does not turn, and those in which the
-// task did not load. It waits for one.
-func (r *Runner) take(ctx context.Context, task string) (*process, error) {
-	took := time.Duration(r.took[r.index[task]].Load())
+// take is the process that is best for an attempt of a task that takes so long: those last whose event loop does not turn, and those in
+// which the task did not load. It waits for one.
+func (r *Runner) take(ctx context.Context, task string, took time.Duration) (*process, error) {
 	for {
 		r.mu.Lock()
 		var best *process

@@ -81,6 +81,11 @@ func TestBriefAttemptsGoTogether(t *testing.T) {
 		hear(p, 5, 25*time.Microsecond)
 	}
 	less("brief ones", p, other)
+	p.light.Store(8)
+	if weight := p.weight("t", soon); weight != 1 {
+		t.Errorf("of nine attempts eight do not count: weight %d", weight)
+	}
+	p.light.Store(0)
 	if known, unknown := p.weight("t", soon), p.weight("t", 0); known != 9 || unknown != 9 {
 		t.Errorf("for a task that takes longer, or of which nothing is known, weights %d and %d", known, unknown)
 	}
