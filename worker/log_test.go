@@ -17,7 +17,7 @@ import (
 // keptBy is what a keeper in front of next keeps, as lines of text.
 func keptBy(next slog.Handler, use func(*slog.Logger)) (kept []string) {
 	use(slog.New(&keeper{next: next, scopes: make([]scope, 1), keep: func(level slog.Level, message string, attrs []slog.Attr) {
-		kept = append(kept, strings.TrimSpace(fmt.Sprintf("%v %s %s", level, message, encodeAttrs(attrs))))
+		kept = append(kept, strings.TrimSpace(fmt.Sprintf("%v %s %s", level, message, string(encodeAttrs(attrs)))))
 	}}))
 	return kept
 }

@@ -194,7 +194,7 @@ func (s *stage) log(id int64) (all []string) {
 			return all
 		}
 		for _, l := range lines {
-			all = append(all, strings.TrimSpace(fmt.Sprintf("%d %s %s %s", l.Attempt, l.Level, l.Message, l.Attrs)))
+			all = append(all, strings.TrimSpace(fmt.Sprintf("%d %s %s %s", l.Attempt, l.Level, l.Message, string(l.Attrs))))
 		}
 		last = &lines[len(lines)-1]
 	}
