@@ -6,7 +6,6 @@ import (
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // oracle does what Graphile Worker's worker does to its tables: section 2 of the notes on its behaviour, without
@@ -102,17 +101,13 @@ type claim struct {
 }
 
 func (p *protocol) claim(ctx context.Context, task, name string) (id, lockedBy string, err error) {
-	if p.workers[name] == 0 {
-		if err := p.register(ctx, name); err != nil {
-			return "", "", err
-		}
+	// A program whose worker is dead, by force_unlock_workers, hears of it when it beats, and registers again.
+	var lives bool
+	err = p.conn.QueryRow(ctx, `select exists (select from graphile_worker_private.worker where id = $1 and dead_at is null)`, p.workers[name]).Scan(&lives)
+	if err == nil && !lives {
+		err = p.register(ctx, name)
 	}
-	id, err = p.take(ctx, task, p.workers[name])
-	if dead := new(pgconn.PgError); errors.As(err, &dead) && dead.Code == "OS001" {
-		// By force_unlock_workers: a program registers again.
-		if err := p.register(ctx, name); err != nil {
-			return "", "", err
-		}
+	if err == nil {
 		id, err = p.take(ctx, task, p.workers[name])
 	}
 	if err != nil || id == "" {
