@@ -2,6 +2,8 @@ module github.com/offstage-dev/offstage
 
 go 1.26.8
 
+toolchain go1.27.3
+
 require (
 	github.com/adhocore/gronx v1.20.4
 	github.com/chromedp/cdproto v0.159.3

@@ -2,6 +2,8 @@ module github.com/offstage-dev/offstage/bench
 
 go 1.26.8
 
+toolchain go1.27.3
+
 require (
 	github.com/jackc/pgx/v5 v5.12.0
 	github.com/offstage-dev/offstage v0.0.0
