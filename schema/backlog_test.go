@@ -407,6 +407,26 @@ func TestDeadQueue(t *testing.T) {
 	pgtest.Do(t, old, "rollback")
 }
 
+// TestDeadScheduled: what was scheduled and is gone, but that an old snapshot still sees, costs a look at what is recent nothing.
+func TestDeadScheduled(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	conn, old := db.Conn(t), db.Conn(t)
+	pgtest.Do(t, conn, "select offstage.add_job('a', run_at => clock_timestamp() + interval '1 h')")
+	pgtest.Do(t, old, "begin isolation level repeatable read")
+	pgtest.Do(t, old, "select 1 from offstage_private.scheduled limit 1")
+	pgtest.Do(t, conn, `insert into offstage_private.scheduled (run_at, job_id, lane_id, priority)
+		select clock_timestamp() - interval '1 min' - n * interval '1 ms', -n, 1, 0 from generate_series(1, $1::integer) n`, many)
+	pgtest.Do(t, conn, "delete from offstage_private.scheduled where job_id < 0")
+	all := least(func() int { return buffers(t, conn, "select * from offstage.promote()") })
+	recent := least(func() int { return buffers(t, conn, "select * from offstage.promote(recent => true)") })
+	if all < 500 || recent > 50 {
+		t.Errorf("a look at all that is scheduled touches %d pages, one at what is recent %d", all, recent)
+	}
+	t.Logf("a look at all that is scheduled touches %d pages, one at what is recent %d", all, recent)
+	pgtest.Do(t, old, "rollback")
+}
+
 func analyze(t testing.TB, conn *pgx.Conn) {
 	t.Helper()
 	pgtest.Do(t, conn, `do $$ declare r regclass; begin

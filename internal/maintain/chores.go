@@ -21,7 +21,8 @@ const (
 	promoteHeld    = 20 * time.Millisecond // what is due is held by a caller's transaction
 	promoteMany    = 2                     // jobs that came due at once: there are more, as those that failed together. Then
 	promoteShare   = 20                    // it takes at most one part in so many of the time,
-	promoteRest    = 50 * time.Millisecond // and comes back after this at the latest
+	promoteRest    = 50 * time.Millisecond // and comes back after this at the latest. Looks at all that is scheduled take that share, too,
+	promoteAll     = 10 * time.Second      // and come back after this at the latest; in between it looks at what came due recently
 	rollUpEvery    = 5 * time.Second
 	rollUpBatch    = 10000
 	tidyEvery      = time.Minute
@@ -46,7 +47,10 @@ type Chores struct {
 	Failed func(error)
 	Log    *slog.Logger
 
-	rested time.Time // when promote is due again after it has promoted many
+	rested  time.Time        // when promote is due again after it has promoted many
+	allAt   time.Time        // when it last looked at all that is scheduled,
+	allCost [2]time.Duration // how long the last two such looks took, of which one may have been held up,
+	held    bool             // and whether something is left that is due
 }
 
 func (c *Chores) failed(err error) {
@@ -202,29 +206,55 @@ func (c *Chores) promote(ctx context.Context, conn *pgx.Conn, as store.Chore) (t
 		return rest, nil
 	}
 	for {
-		n, next, busy, err := c.Store.Promote(ctx, conn, as, promoteBatch)
+		asked := time.Now()
+		all := c.allDue(asked)
+		n, next, busy, err := c.Store.Promote(ctx, conn, as, promoteBatch, all > 0)
 		if err != nil {
 			return 0, err
 		}
 		if n > 0 {
 			c.Promoted()
 		}
-		switch {
-		case busy:
+		if busy {
 			return 5 * time.Millisecond, nil // the other one may be stopped before it comes to what we were kicked for
-		case n == promoteBatch:
+		}
+		if all <= 0 {
+			c.lookedAtAll(asked, n, next)
+		}
+		if n == promoteBatch {
 			continue
-		case next == 0:
-			return 0, nil
-		case n == 0 && next <= time.Microsecond:
+		}
+		if n == 0 && next > 0 && next <= time.Microsecond {
 			return promoteHeld, nil
 		}
-		if n >= promoteMany {
+		if n >= promoteMany && next > 0 {
 			now := time.Now()
 			c.rested = now.Add(min((promoteShare-1)*now.Sub(began), promoteRest))
 		}
-		return min(next, jitter(as.Period)), nil
+		wait := jitter(as.Period)
+		if next > 0 {
+			wait = min(next, wait)
+		}
+		if c.held && all > 0 {
+			wait = min(all, wait)
+		}
+		return wait, nil
 	}
+}
+
+// allDue is how long it is until all that is scheduled is to be looked at again.
+func (c *Chores) allDue(now time.Time) time.Duration {
+	return min((promoteShare-1)*min(c.allCost[0], c.allCost[1]), promoteAll) - now.Sub(c.allAt)
+}
+
+// lookedAtAll notes such a look, which has promoted n. Where there is more, the next one is due.
+func (c *Chores) lookedAtAll(asked time.Time, n int, next time.Duration) {
+	c.allAt = time.Now()
+	c.allCost = [2]time.Duration{c.allCost[1], c.allAt.Sub(asked)}
+	if n == promoteBatch {
+		c.allCost = [2]time.Duration{}
+	}
+	c.held = next > 0 && next <= time.Microsecond
 }
 
 func (c *Chores) ticks(ctx context.Context, conn *pgx.Conn, as store.Chore) (time.Duration, error) {

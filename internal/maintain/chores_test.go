@@ -25,7 +25,8 @@ type stage struct {
 	t        *testing.T
 	db       *pgtest.DB
 	pool     *pgxpool.Pool
-	asked    atomic.Int32 // calls of promote
+	asked    atomic.Int32 // calls of promote,
+	all      atomic.Int32 // and those of them that looked at all that is scheduled
 	promoted atomic.Int32 // calls of Promoted
 }
 
@@ -50,6 +51,9 @@ func newStage(t *testing.T) *stage {
 func (s *stage) TraceQueryStart(ctx context.Context, _ *pgx.Conn, q pgx.TraceQueryStartData) context.Context {
 	if strings.Contains(q.SQL, "offstage.promote(") {
 		s.asked.Add(1)
+		if n := len(q.Args); n > 0 && q.Args[n-1] == false {
+			s.all.Add(1)
+		}
 	}
 	return ctx
 }
@@ -217,6 +221,41 @@ func TestPromoteRests(t *testing.T) {
 	}
 }
 
+// Where an old snapshot keeps many that were scheduled and are gone, it seldom looks at all of them; and yet it finds what was committed long after it was due.
+func TestPromoteAmongDead(t *testing.T) {
+	s := newStage(t)
+	old, err := s.pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer old.Rollback(context.WithoutCancel(t.Context()))
+	if _, err := old.Exec(t.Context(), "declare c cursor for select from offstage_private.scheduled"); err != nil {
+		t.Fatal(err)
+	}
+	s.exec(`insert into offstage_private.scheduled (run_at, job_id, lane_id, priority)
+		select clock_timestamp() - interval '1 min' - n * interval '1 ms', -n, 1, 0 from generate_series(1, 200000) n`)
+	s.exec("delete from offstage_private.scheduled")
+	const n = 300
+	s.schedule(n, 1500*time.Millisecond, 2*time.Second)
+	late, err := s.pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer late.Rollback(context.WithoutCancel(t.Context()))
+	if _, err := late.Exec(t.Context(), "select offstage.add_job('t', run_at => clock_timestamp() + interval '1 ms')"); err != nil {
+		t.Fatal(err)
+	}
+	s.run(nil)
+	pgtest.Eventually(t, 30*time.Second, func() bool { return one[int](s, "select count(*) from app.given") == n })
+	if asked, all := s.asked.Load(), s.all.Load(); all == 0 || all > asked/2 {
+		t.Errorf("%d of %d looks were at all that is scheduled", all, asked)
+	}
+	if err := late.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s.exact(n + 1)
+}
+
 func TestTwoAtOnce(t *testing.T) {
 	s := newStage(t)
 	const n = 2000
@@ -229,7 +268,7 @@ func TestTwoAtOnce(t *testing.T) {
 // The advisory lock saves work. That every job gets one ticket is held by the rows alone.
 func TestWithoutAdvisoryLocks(t *testing.T) {
 	s := newStage(t)
-	source := one[string](s, "select pg_catalog.pg_get_functiondef('offstage.promote(integer)'::regprocedure)")
+	source := one[string](s, "select pg_catalog.pg_get_functiondef('offstage.promote(integer, boolean)'::regprocedure)")
 	const lock = "pg_try_advisory_xact_lock(hashtext('offstage'), -1)"
 	if !strings.Contains(source, lock) {
 		t.Fatalf("promote does not take its lock as this test knows it:\n%s", source)
@@ -267,7 +306,7 @@ func TestLockedElsewhere(t *testing.T) {
 	mine := s.db.Conn(t)
 	db := store.New("offstage")
 	as := store.Chore{Name: "c", Worker: 1, Period: time.Second}
-	if n, next, busy, err := db.Promote(ctx, mine, as, 10); n != 0 || next != 0 || !busy || err != nil {
+	if n, next, busy, err := db.Promote(ctx, mine, as, 10, false); n != 0 || next != 0 || !busy || err != nil {
 		t.Errorf("promote answered %d, %v, %t, %v", n, next, busy, err)
 	}
 	if n, err := db.Rescue(ctx, mine, as); n != 0 || err != nil {

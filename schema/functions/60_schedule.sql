@@ -3,13 +3,16 @@
 -- Gives tickets to the jobs whose time has come (at most max_jobs), and passes on the turn of queues whose ticket was
 -- taken away. n counts them, next_at is when to come again at the latest: call again at once when n = max_jobs.
 -- No row: another worker is at it. Locks scheduled rows (skip locked), then queues by id.
-create or replace function offstage.promote(max_jobs integer default 1000) returns table (n integer, next_at timestamptz)
+--
+-- recent: only jobs whose time has come within the last second, or comes: a look at all of them steps over the index entries of those that are gone, as long as no vacuum
+-- may remove them. What a transaction held for longer, or committed later, is left to a look at all of them.
+create or replace function offstage.promote(max_jobs integer default 1000, recent boolean default false) returns table (n integer, next_at timestamptz)
 language plpgsql
 set jit = off set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
 as $$
 declare
   at timestamptz := offstage_private.clock();
-  given integer;
+  since timestamptz := case when recent then at - interval '1 s' else '-infinity' end;
   due integer[];
 begin
   if not pg_try_advisory_xact_lock(hashtext('offstage'), -1) then
@@ -18,7 +21,7 @@ begin
   with gone as (
     delete from offstage_private.scheduled s
     where s.ctid = any (array(
-      select d.ctid from offstage_private.scheduled d where d.run_at <= at order by d.run_at, d.job_id limit max_jobs for update skip locked))
+      select d.ctid from offstage_private.scheduled d where d.run_at between since and at order by d.run_at, d.job_id limit max_jobs for update skip locked))
     returning s.*
   ), given as (
     insert into offstage_private.ticket (run_at, job_id, lane_id, queue_id, priority)
@@ -41,7 +44,7 @@ begin
     perform pg_notify('offstage:wake', 'offstage');
   end if;
   -- (min() of a table that was empty when the plan was made reads all of it.)
-  select least((select s.run_at from offstage_private.scheduled s order by s.run_at, s.job_id limit 1), (select min(h.due_at) from offstage_private.handover h)) into next_at;
+  select least((select s.run_at from offstage_private.scheduled s where s.run_at >= since order by s.run_at, s.job_id limit 1), (select min(h.due_at) from offstage_private.handover h)) into next_at;
   return next;
 end $$;
 
