@@ -419,7 +419,7 @@ func TestDeadScheduled(t *testing.T) {
 		select clock_timestamp() - interval '1 min' - n * interval '1 ms', -n, 1, 0 from generate_series(1, $1::integer) n`, many)
 	pgtest.Do(t, conn, "delete from offstage_private.scheduled where job_id < 0")
 	all := least(func() int { return buffers(t, conn, "select * from offstage.promote()") })
-	recent := least(func() int { return buffers(t, conn, "select * from offstage.promote(recent => true)") })
+	recent := least(func() int { return buffers(t, conn, "select * from offstage.promote(recent => '1 s')") })
 	if all < 500 || recent > 50 {
 		t.Errorf("a look at all that is scheduled touches %d pages, one at what is recent %d", all, recent)
 	}

@@ -42,7 +42,7 @@ var hotCalls = []hot{
 	{"report", `select t.claim(10, 'a')`, `select * from offstage.report(1, (select json_agg(json_build_object('claim', c, 'job_id', i, 'percent', 5, 'lines', l)) from unnest(t.claims(), t.ids(), t.logs()) x (c, i, l)))`, 200},
 	{"job_log", ``, `select * from offstage.job_log(1, max_lines => 10)`, 50},
 	{"promote", `select t.due(10)`, `select * from offstage.promote(10)`, 200},
-	{"promote, what is recent", ``, `select * from offstage.promote(10, recent => true)`, 20},
+	{"promote, what is recent", ``, `select * from offstage.promote(10, recent => '1 s')`, 20},
 	{"heartbeat", `select t.claim(10, 'a')`, `select * from offstage.heartbeat(1)`, 100},
 	{"force_unlock_workers", `select t.claim(10, 'a')`, `select offstage.force_unlock_workers('{worker-1}')`, 1300}, // looks at all queues, once
 	{"recall", `select t.claim(10, 'a')`, `select offstage.recall(1, null)`, 300},

@@ -379,7 +379,7 @@ func (s *session) overLead(ctx context.Context, do func(*pgx.Conn) error) error 
 func (s *session) promoteOnce(ctx context.Context) error {
 	return s.overLead(ctx, func(conn *pgx.Conn) error {
 		for {
-			n, _, busy, err := s.store.Promote(ctx, conn, store.Chore{Name: "promote", Worker: s.id, Period: 2 * time.Second}, maxBatch, false)
+			n, _, busy, err := s.store.Promote(ctx, conn, store.Chore{Name: "promote", Worker: s.id, Period: 2 * time.Second}, maxBatch, 0)
 			if err != nil || busy || n < maxBatch {
 				return err
 			}

@@ -22,7 +22,8 @@ const (
 	promoteMany    = 2                     // jobs that came due at once: there are more, as those that failed together. Then
 	promoteShare   = 20                    // it takes at most one part in so many of the time,
 	promoteRest    = 50 * time.Millisecond // and comes back after this at the latest. Looks at all that is scheduled take that share, too,
-	promoteAll     = 10 * time.Second      // and come back after this at the latest; in between it looks at what came due recently
+	promoteAll     = 10 * time.Second      // and come back after this at the latest; in between it looks at what came due since the last look,
+	promoteLate    = time.Second           // or this much before it
 	rollUpEvery    = 5 * time.Second
 	rollUpBatch    = 10000
 	tidyEvery      = time.Minute
@@ -48,7 +49,8 @@ type Chores struct {
 	Log    *slog.Logger
 
 	rested  time.Time        // when promote is due again after it has promoted many
-	allAt   time.Time        // when it last looked at all that is scheduled,
+	looked  time.Time        // when it last looked at what is scheduled,
+	allAt   time.Time        // and at all of it,
 	allCost [2]time.Duration // how long the last two such looks took, of which one may have been held up,
 	held    bool             // and whether something is left that is due
 }
@@ -208,7 +210,11 @@ func (c *Chores) promote(ctx context.Context, conn *pgx.Conn, as store.Chore) (t
 	for {
 		asked := time.Now()
 		all := c.allDue(asked)
-		n, next, busy, err := c.Store.Promote(ctx, conn, as, promoteBatch, all > 0)
+		var recent time.Duration
+		if all > 0 {
+			recent = asked.Sub(c.looked) + promoteLate
+		}
+		n, next, busy, err := c.Store.Promote(ctx, conn, as, promoteBatch, recent)
 		if err != nil {
 			return 0, err
 		}
@@ -218,13 +224,17 @@ func (c *Chores) promote(ctx context.Context, conn *pgx.Conn, as store.Chore) (t
 		if busy {
 			return 5 * time.Millisecond, nil // the other one may be stopped before it comes to what we were kicked for
 		}
+		held := next > 0 && next <= time.Microsecond
 		if all <= 0 {
-			c.lookedAtAll(asked, n, next)
+			c.lookedAtAll(asked, n)
+			c.held = held
 		}
 		if n == promoteBatch {
 			continue
 		}
-		if n == 0 && next > 0 && next <= time.Microsecond {
+		c.looked = asked
+		c.held = c.held || held
+		if n == 0 && held {
 			return promoteHeld, nil
 		}
 		if n >= promoteMany && next > 0 {
@@ -248,13 +258,12 @@ func (c *Chores) allDue(now time.Time) time.Duration {
 }
 
 // lookedAtAll notes such a look, which has promoted n. Where there is more, the next one is due.
-func (c *Chores) lookedAtAll(asked time.Time, n int, next time.Duration) {
+func (c *Chores) lookedAtAll(asked time.Time, n int) {
 	c.allAt = time.Now()
 	c.allCost = [2]time.Duration{c.allCost[1], c.allAt.Sub(asked)}
 	if n == promoteBatch {
 		c.allCost = [2]time.Duration{}
 	}
-	c.held = next > 0 && next <= time.Microsecond
 }
 
 func (c *Chores) ticks(ctx context.Context, conn *pgx.Conn, as store.Chore) (time.Duration, error) {

@@ -51,7 +51,7 @@ func newStage(t *testing.T) *stage {
 func (s *stage) TraceQueryStart(ctx context.Context, _ *pgx.Conn, q pgx.TraceQueryStartData) context.Context {
 	if strings.Contains(q.SQL, "offstage.promote(") {
 		s.asked.Add(1)
-		if n := len(q.Args); n > 0 && q.Args[n-1] == false {
+		if n := len(q.Args); n > 0 && q.Args[n-1] == 0.0 {
 			s.all.Add(1)
 		}
 	}
@@ -268,7 +268,7 @@ func TestTwoAtOnce(t *testing.T) {
 // The advisory lock saves work. That every job gets one ticket is held by the rows alone.
 func TestWithoutAdvisoryLocks(t *testing.T) {
 	s := newStage(t)
-	source := one[string](s, "select pg_catalog.pg_get_functiondef('offstage.promote(integer, boolean)'::regprocedure)")
+	source := one[string](s, "select pg_catalog.pg_get_functiondef('offstage.promote(integer, interval)'::regprocedure)")
 	const lock = "pg_try_advisory_xact_lock(hashtext('offstage'), -1)"
 	if !strings.Contains(source, lock) {
 		t.Fatalf("promote does not take its lock as this test knows it:\n%s", source)
@@ -306,7 +306,7 @@ func TestLockedElsewhere(t *testing.T) {
 	mine := s.db.Conn(t)
 	db := store.New("offstage")
 	as := store.Chore{Name: "c", Worker: 1, Period: time.Second}
-	if n, next, busy, err := db.Promote(ctx, mine, as, 10, false); n != 0 || next != 0 || !busy || err != nil {
+	if n, next, busy, err := db.Promote(ctx, mine, as, 10, 0); n != 0 || next != 0 || !busy || err != nil {
 		t.Errorf("promote answered %d, %v, %t, %v", n, next, busy, err)
 	}
 	if n, err := db.Rescue(ctx, mine, as); n != 0 || err != nil {

@@ -40,11 +40,12 @@ func (s *Store) Ran(ctx context.Context, conn *pgx.Conn, c Chore, took time.Dura
 }
 
 // Promote gives tickets to jobs whose time has come. Next is when to come again at the latest (zero: nothing is
-// scheduled); busy says that another worker is at it. recent leaves out what was due more than a second ago, and costs less where much has been scheduled.
-func (s *Store) Promote(ctx context.Context, conn *pgx.Conn, c Chore, limit int, recent bool) (n int, next time.Duration, busy bool, err error) {
+// scheduled); busy says that another worker is at it. recent leaves out what has been due for longer (zero:
+// nothing), and costs less where much has been scheduled.
+func (s *Store) Promote(ctx context.Context, conn *pgx.Conn, c Chore, limit int, recent time.Duration) (n int, next time.Duration, busy bool, err error) {
 	var wait *float64
-	err = conn.QueryRow(ctx, s.noted(`select n, case when next_at < 'infinity' then extract(epoch from next_at - clock_timestamp())::float8 end, ran from offstage.promote($4, $5)`),
-		c.args(limit, recent)...).Scan(&n, &wait, nil)
+	err = conn.QueryRow(ctx, s.noted(`select n, case when next_at < 'infinity' then extract(epoch from next_at - clock_timestamp())::float8 end, ran from offstage.promote($4, nullif($5::float8, 0) * interval '1 s')`),
+		c.args(limit, recent.Seconds())...).Scan(&n, &wait, nil)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return 0, 0, true, nil
 	}

@@ -86,9 +86,12 @@ func TestFaultsOfCalls(t *testing.T) {
 			}
 			return err
 		},
-		"finish":   func(s *store.Store, c *pgx.Conn) error { _, err := s.Finish(ctx, c, 404, 1025, 1, nil); return err },
-		"suspect":  func(s *store.Store, c *pgx.Conn) error { _, err := s.StartSuspect(ctx, c, 404, 1025, 1); return err },
-		"promote":  func(s *store.Store, c *pgx.Conn) error { _, _, _, err := s.Promote(ctx, c, chore, 1, true); return err },
+		"finish":  func(s *store.Store, c *pgx.Conn) error { _, err := s.Finish(ctx, c, 404, 1025, 1, nil); return err },
+		"suspect": func(s *store.Store, c *pgx.Conn) error { _, err := s.StartSuspect(ctx, c, 404, 1025, 1); return err },
+		"promote": func(s *store.Store, c *pgx.Conn) error {
+			_, _, _, err := s.Promote(ctx, c, chore, 1, time.Second)
+			return err
+		},
 		"rescue":   func(s *store.Store, c *pgx.Conn) error { _, err := s.Rescue(ctx, c, chore); return err },
 		"recall":   func(s *store.Store, c *pgx.Conn) error { _, err := s.Recall(ctx, c, 404, nil); return err },
 		"tidy":     func(s *store.Store, c *pgx.Conn) error { return s.Tidy(ctx, c, chore) },

@@ -4,15 +4,15 @@
 -- taken away. n counts them, next_at is when to come again at the latest: call again at once when n = max_jobs.
 -- No row: another worker is at it. Locks scheduled rows (skip locked), then queues by id.
 --
--- recent: only jobs whose time has come within the last second, or comes: a look at all of them steps over the index entries of those that are gone, as long as no vacuum
--- may remove them. What a transaction held for longer, or committed later, is left to a look at all of them.
-create or replace function offstage.promote(max_jobs integer default 1000, recent boolean default false) returns table (n integer, next_at timestamptz)
+-- recent: only jobs whose time has come within so long, or comes: a look at all of them steps over the index entries of those that are gone, as long as no vacuum
+-- may remove them. Give it the time since the last look and some more. What a transaction held for longer, or committed later, is left to a look at all of them.
+create or replace function offstage.promote(max_jobs integer default 1000, recent interval default null) returns table (n integer, next_at timestamptz)
 language plpgsql
 set jit = off set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
 as $$
 declare
   at timestamptz := offstage_private.clock();
-  since timestamptz := case when recent then at - interval '1 s' else '-infinity' end;
+  since timestamptz := coalesce(at - recent, '-infinity');
   due integer[];
 begin
   if not pg_try_advisory_xact_lock(hashtext('offstage'), -1) then
