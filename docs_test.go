@@ -525,7 +525,8 @@ Notifications are hints: listen first, then look (´job_status´), and look now 
 
 Everything works in READ COMMITTED, REPEATABLE READ and SERIALIZABLE transactions. In the latter two a call fails with 40001, and the transaction is to be tried again, if since its snapshot somebody else
 has changed what it changes: the job of the same ´job_key´; the job with this id, which includes a worker that has claimed it; the task, queue or schedule that it configures, of which the latter changes with each tick; or if they have just made the task, queue or set of flags that it is the first to name, too. Changes of different
-things do not disturb each other, in SERIALIZABLE either, however many of them a transaction makes: the functions look for jobs and names in a way that PostgreSQL does not remember as reading ([ADR 18](adr/0018-serializable-callers.md)). Adding
+things do not disturb each other, in SERIALIZABLE either, however many of them a transaction makes: the functions look for jobs and names in a way that PostgreSQL up to 15.18 does not remember as reading ([ADR 18](adr/0018-serializable-callers.md)).
+PostgreSQL 15.20, of November 2026, remembers it: there SERIALIZABLE callers of different jobs turn each other away, with 40001, a quarter to a half of those that meet; the other isolation levels are as ever. Adding
 a job takes a quarter longer so. A job that has ended since a SERIALIZABLE snapshot counts as gone: complete_jobs and the like answer no row of it, as in READ COMMITTED, where REPEATABLE READ fails with 40001. What a SERIALIZABLE transaction reads of the views, or by functions that only look, PostgreSQL does remember, as of any table; and two of them may be turned away of which each takes back that a worker
 was to be drained, makes and revokes tokens, or starts actions on many jobs.
 

@@ -210,6 +210,26 @@ func TestIsolation(t *testing.T) {
 	}
 }
 
+// needsForgetful skips what a SERIALIZABLE caller of a newer server does not get: 15.20, of November 2026, remembers the row that an INSERT ... ON CONFLICT has found, 15.18 did not.
+// Asked of the server, because there is no setting. See ADR 18.
+func needsForgetful(t *testing.T, conn *pgx.Conn, level pgx.TxIsoLevel) {
+	t.Helper()
+	if level != pgx.Serializable {
+		return
+	}
+	pgtest.Do(t, conn, "create table public.found (id integer primary key)")
+	pgtest.Do(t, conn, "insert into public.found values (1)")
+	tx, err := conn.BeginTx(t.Context(), pgx.TxOptions{IsoLevel: level})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(context.WithoutCancel(t.Context()))
+	pgtest.Do(t, tx, "insert into public.found values (1) on conflict do nothing")
+	if pgtest.One[bool](t, tx, "select exists (select from pg_locks where mode = 'SIReadLock' and relation = 'public.found'::regclass and pid = pg_backend_pid())") {
+		t.Skipf("PostgreSQL %s remembers what INSERT ... ON CONFLICT finds: SERIALIZABLE callers turn each other away", pgtest.One[string](t, tx, "show server_version"))
+	}
+}
+
 // TestIsolationByID: callers that change different jobs, several at a time, by id or key, and add others in the same transaction, do not turn each other away,
 // though the jobs are next to each other in every table and index.
 func TestIsolationByID(t *testing.T) {
@@ -219,6 +239,7 @@ func TestIsolationByID(t *testing.T) {
 		t.Run(string(level), func(t *testing.T) {
 			t.Parallel()
 			conn, conns := isolated(t, callers)
+			needsForgetful(t, conn, level)
 			id, tasks := worker(t, conn, "a")
 			pgtest.Do(t, conn, "select offstage.configure_queue('q', 1)")
 
@@ -393,6 +414,7 @@ func TestIsolationTogether(t *testing.T) {
 		t.Run(string(level), func(t *testing.T) {
 			t.Parallel()
 			conn, conns := isolated(t, callers)
+			needsForgetful(t, conn, level)
 			id, tasks := worker(t, conn, "a")
 			pgtest.Do(t, conn, "select offstage.configure_task('t' || n, '{}'), offstage.configure_queue('q' || n, 1), offstage.add_schedule('s' || n, 'a', '* * * * *') from generate_series(0, 7) n")
 			pgtest.Do(t, conn, "select offstage.add_job('t' || n, queue_name => 'q' || n, flags => array['f' || n], job_key => 'k' || n) from generate_series(0, 7) n")
@@ -489,6 +511,7 @@ func TestIsolationCrosswise(t *testing.T) {
 		t.Run(string(level), func(t *testing.T) {
 			t.Parallel()
 			conn, conns := isolated(t, callers)
+			needsForgetful(t, conn, level)
 			pgtest.Do(t, conn, "select offstage.configure_task('t' || n, '{}'), offstage.configure_queue('q' || n, 1) from generate_series(0, 2) n")
 			for _, max := range []int{9, 8, 7, 6, 5} { // so that there are versions
 				pgtest.Do(t, conn, "select offstage.configure_task('t' || n, json_build_object('max_attempts', $1::integer)) from generate_series(0, 2) n", max)
