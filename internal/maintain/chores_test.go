@@ -67,6 +67,20 @@ func (s *stage) exec(sql string, args ...any) {
 	}
 }
 
+// open begins a transaction with this statement, which is rolled back at the end of the test at the latest.
+func (s *stage) open(sql string) pgx.Tx {
+	s.t.Helper()
+	tx, err := s.pool.Begin(s.t.Context())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { _ = tx.Rollback(context.Background()) })
+	if _, err := tx.Exec(s.t.Context(), sql); err != nil {
+		s.t.Fatalf("%s: %v", sql, err)
+	}
+	return tx
+}
+
 func one[T any](s *stage, sql string, args ...any) (v T) {
 	s.t.Helper()
 	if err := s.pool.QueryRow(s.t.Context(), sql, args...).Scan(&v); err != nil {
@@ -177,14 +191,7 @@ func TestPromoteIsKicked(t *testing.T) {
 func TestPromoteWaitsForCallers(t *testing.T) {
 	s := newStage(t)
 	s.schedule(1, 300*time.Millisecond, 0)
-	tx, err := s.pool.Begin(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer tx.Rollback(context.WithoutCancel(t.Context()))
-	if _, err := tx.Exec(t.Context(), "select from offstage_private.scheduled for update"); err != nil {
-		t.Fatal(err)
-	}
+	tx := s.open("select from offstage_private.scheduled for update")
 	s.run(nil)
 	pgtest.Eventually(t, 20*time.Second, func() bool { return one[bool](s, "select run_at < clock_timestamp() from offstage_private.scheduled") })
 	before, at := s.asked.Load(), time.Now()
@@ -224,27 +231,13 @@ func TestPromoteRests(t *testing.T) {
 // Where an old snapshot keeps many that were scheduled and are gone, it seldom looks at all of them; and yet it finds what was committed long after it was due.
 func TestPromoteAmongDead(t *testing.T) {
 	s := newStage(t)
-	old, err := s.pool.Begin(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer old.Rollback(context.WithoutCancel(t.Context()))
-	if _, err := old.Exec(t.Context(), "declare c cursor for select from offstage_private.scheduled"); err != nil {
-		t.Fatal(err)
-	}
+	s.open("declare c cursor for select from offstage_private.scheduled")
 	s.exec(`insert into offstage_private.scheduled (run_at, job_id, lane_id, priority)
 		select clock_timestamp() - interval '1 min' - n * interval '1 ms', -n, 1, 0 from generate_series(1, 200000) n`)
 	s.exec("delete from offstage_private.scheduled")
 	const n = 300
 	s.schedule(n, 1500*time.Millisecond, 2*time.Second)
-	late, err := s.pool.Begin(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer late.Rollback(context.WithoutCancel(t.Context()))
-	if _, err := late.Exec(t.Context(), "select offstage.add_job('t', run_at => clock_timestamp() + interval '1 ms')"); err != nil {
-		t.Fatal(err)
-	}
+	late := s.open("select offstage.add_job('t', run_at => clock_timestamp() + interval '1 ms')")
 	s.run(nil)
 	pgtest.Eventually(t, 30*time.Second, func() bool { return one[int](s, "select count(*) from app.given") == n })
 	if asked, all := s.asked.Load(), s.all.Load(); all == 0 || all > asked/2 {
