@@ -1,6 +1,6 @@
--- SERIALIZABLE callers. PostgreSQL remembers what they have read, of an index by the page, and turns two away that each write where the other has read. What an
--- INSERT ... ON CONFLICT finds it does not remember. So this is how they look for a row: what has been inserted because there was none is undone, and rows are
--- found by their ctid from then on.
+-- SERIALIZABLE callers. PostgreSQL remembers what they have read, of an index by the page, and turns two away that each write where the other has read. Of what an
+-- INSERT ... ON CONFLICT finds it remembers no more than the row (since 15.20), and forgets that when the caller changes it, outside of any subtransaction. So this is how they look for
+-- a row: what has been inserted because there was none is undone, and rows are found by their ctid from then on. Of rows that others change, none stays remembered.
 
 create or replace function offstage_private.serializable() returns boolean
 language sql stable as $$ select current_setting('transaction_isolation') = 'serializable' $$;
@@ -33,29 +33,6 @@ begin
   perform offstage_private.found_apart(null);
 exception when sqlstate 'OS000' then
   return nullif(sqlerrm, '')::integer;
-end $$;
-
--- A task by its name or its id; null if there is none. While somebody is changing it, or when somebody has since the caller's snapshot, it is what it was before: see version_apart().
-create or replace function offstage_private.task_apart(of_name text, of_id integer default null) returns offstage_private.task
-language plpgsql as $$
-begin
-  begin
-    perform set_config('lock_timeout', '1ms', true);  -- undone with the rest
-    if of_id is null then
-      insert into offstage_private.task as o (id, name) values (- pg_backend_pid(), of_name)
-      on conflict (name) do update set name = o.name where offstage_private.found_apart(o::text);
-    else
-      insert into offstage_private.task as o (id, name) values (of_id, '')
-      on conflict (id) do update set name = o.name where offstage_private.found_apart(o::text);
-    end if;
-    perform offstage_private.found_apart(null);
-  exception
-    when sqlstate 'OS000' then
-      return nullif(sqlerrm, '')::offstage_private.task;
-    when serialization_failure or lock_not_available or deadlock_detected then
-      null;
-  end;
-  return offstage_private.version_apart(coalesce(of_id, offstage_private.name_apart('task', of_name)));
 end $$;
 
 -- What a task is for the caller's snapshot, and of what the caller has made of it: the last version that they know. They know all up to that one, because there is no gap.
@@ -98,6 +75,12 @@ exception
   when serialization_failure or lock_not_available or deadlock_detected then
     return false;
 end $$;
+
+-- A task by its name or its id; null if there is none. What it is for the caller's snapshot, whoever is changing it or has since: see version_apart().
+create or replace function offstage_private.task_apart(of_name text, of_id integer default null) returns offstage_private.task
+language sql volatile as $$
+  select offstage_private.version_apart(coalesce(of_id, offstage_private.name_apart('task', of_name)))
+$$;
 
 -- What they look up. Not what a look-up of a task inserts and undoes.
 create or replace function offstage_private.keep_version() returns trigger
@@ -168,13 +151,13 @@ end $$;
 -- The row of a job, not locked in the end; null if there is none.
 create or replace function offstage_private.look_apart(of_id bigint) returns offstage_private.job
 language plpgsql strict as $$
-declare
-  j offstage_private.job;
 begin
-  j := (select a.job from offstage_private.job_apart(of_id) a);
-  raise exception using errcode = 'OS000';  -- undoes it
+  insert into offstage_private.job as j (id, run_at, added_at, updated_at, task_id, lane_id, priority, payload)
+  values (of_id, now(), now(), now(), 0, 0, 0, '{}')
+  on conflict (id) do update set updated_at = j.updated_at where offstage_private.found_apart(j::text);
+  perform offstage_private.found_apart(null);
 exception when sqlstate 'OS000' then
-  return j;
+  return nullif(sqlerrm, '')::offstage_private.job;
 end $$;
 
 -- The row of a job under a lease, locked, and where it is; of nulls if it has been released, or somebody else holds it. Who waits holds others, so it is not for long; on a
@@ -204,29 +187,45 @@ begin
     return false;
   end if;
   foreach place in array array['scheduled', 'ticket', 'parked'] loop
-    begin
-      if place = 'scheduled' then
-        insert into offstage_private.scheduled as s (run_at, job_id, lane_id, queue_id, priority) values (j.run_at, j.id, j.lane_id, j.queue_id, j.priority)
-        on conflict (run_at, job_id) do update set job_id = - s.job_id returning s.ctid, s.job_id into p;
-        delete from offstage_private.scheduled s where s.ctid = p.ctid;
-      elsif place = 'ticket' then
-        insert into offstage_private.ticket as t (run_at, job_id, lane_id, queue_id, priority) values (j.run_at, j.id, j.lane_id, j.queue_id, j.priority)
-        on conflict (lane_id, priority, run_at, job_id, jobs) do update set job_id = - t.job_id returning t.ctid, t.job_id into p;
-        delete from offstage_private.ticket t where t.ctid = p.ctid;
-      elsif j.queue_id is not null then
-        insert into offstage_private.parked as k (run_at, job_id, lane_id, queue_id, priority) values (j.run_at, j.id, j.lane_id, j.queue_id, j.priority)
-        on conflict (queue_id, lane_id, priority, run_at, job_id) do update set job_id = - k.job_id returning k.ctid, k.job_id into p;
-        delete from offstage_private.parked k where k.ctid = p.ctid;
-      end if;
-      if p.job_id < 0 then
-        return true;
-      end if;
-      raise exception using errcode = 'OS000';  -- undoes it at once: a worker may be about to insert the same
-    exception when sqlstate 'OS000' then
-    end;
+    continue when not offstage_private.is_placed_apart(j, place);
+    if place = 'scheduled' then
+      insert into offstage_private.scheduled as s (run_at, job_id, lane_id, queue_id, priority) values (j.run_at, j.id, j.lane_id, j.queue_id, j.priority)
+      on conflict (run_at, job_id) do update set job_id = - s.job_id returning s.ctid, s.job_id into p;
+      delete from offstage_private.scheduled s where s.ctid = p.ctid;
+    elsif place = 'ticket' then
+      insert into offstage_private.ticket as t (run_at, job_id, lane_id, queue_id, priority) values (j.run_at, j.id, j.lane_id, j.queue_id, j.priority)
+      on conflict (lane_id, priority, run_at, job_id, jobs) do update set job_id = - t.job_id returning t.ctid, t.job_id into p;
+      delete from offstage_private.ticket t where t.ctid = p.ctid;
+    else
+      insert into offstage_private.parked as k (run_at, job_id, lane_id, queue_id, priority) values (j.run_at, j.id, j.lane_id, j.queue_id, j.priority)
+      on conflict (queue_id, lane_id, priority, run_at, job_id) do update set job_id = - k.job_id returning k.ctid, k.job_id into p;
+      delete from offstage_private.parked k where k.ctid = p.ctid;
+    end if;
+    exit when p.job_id > 0;  -- it was taken in between
+    return true;
   end loop;
-  if offstage_private.unshare(j) then
+  if p is null and offstage_private.unshare(j) then
     return true;
   end if;
   raise serialization_failure using message = 'could not serialize access due to concurrent update';
+end $$;
+
+-- Whether a job has a place in this table: an INSERT of the same that fails leaves nothing to remember. What has been inserted because it had none is undone at once: a worker may be
+-- about to insert the same.
+create or replace function offstage_private.is_placed_apart(j offstage_private.job, place text) returns boolean
+language plpgsql as $$
+begin
+  if place = 'scheduled' then
+    insert into offstage_private.scheduled (run_at, job_id, lane_id, queue_id, priority) values (j.run_at, j.id, j.lane_id, j.queue_id, j.priority);
+  elsif place = 'ticket' then
+    insert into offstage_private.ticket (run_at, job_id, lane_id, queue_id, priority) values (j.run_at, j.id, j.lane_id, j.queue_id, j.priority);
+  elsif j.queue_id is not null then
+    insert into offstage_private.parked (run_at, job_id, lane_id, queue_id, priority) values (j.run_at, j.id, j.lane_id, j.queue_id, j.priority);
+  end if;
+  raise exception using errcode = 'OS000';  -- undoes it
+exception
+  when unique_violation then
+    return true;
+  when sqlstate 'OS000' then
+    return false;
 end $$;

@@ -49,33 +49,66 @@ begin
   end loop;
 end $$;
 
--- seize() for SERIALIZABLE callers: see 00_apart.sql. In the same order; nobody waits for who only names a running job.
+-- seize() for SERIALIZABLE callers: see 00_apart.sql. In the same order; nobody waits for who only names a running job. What a look remembers of a job is forgotten when its row is changed,
+-- so each that has no key is taken before the next one is looked at.
 create or replace function offstage_private.seize_apart(job_ids bigint[])
 returns table (at tid, job offstage_private.job, task offstage_private.task)
 language plpgsql as $$
 declare
+  i bigint;
   looked offstage_private.job;
+  keyed offstage_private.job[] := '{}';
+  seized record;
+begin
+  for i in select distinct u from unnest(job_ids) u where u is not null order by u loop
+    looked := offstage_private.look_apart(i);
+    continue when looked.id is null or exists (select from offstage_private.lease_of(looked));
+    if looked.key is not null then
+      keyed := keyed || looked;
+      continue;
+    end if;
+    select * into seized from offstage_private.seize_looked(looked, task);
+    at := seized.at;
+    job := seized.job;
+    task := seized.task;
+    if at is not null then
+      return next;
+    end if;
+  end loop;
+  for looked in select k.* from unnest(keyed) k order by k.key loop
+    select * into seized from offstage_private.seize_looked(looked, task);
+    at := seized.at;
+    job := seized.job;
+    task := seized.task;
+    if at is not null then
+      return next;
+    end if;
+  end loop;
+end $$;
+
+-- The same for a job that has been looked at and was not running, beside the task of the one before; "at" is null if it is by now.
+create or replace function offstage_private.seize_looked(looked offstage_private.job, known offstage_private.task, out at tid, out job offstage_private.job, out task offstage_private.task)
+language plpgsql as $$
+declare
   found_job record;
 begin
-  for looked in
-    select o.* from (select distinct u from unnest(job_ids) u) u (id) cross join lateral offstage_private.look_apart(u.id) o
-    where o.id is not null and not exists (select from offstage_private.lease_of(o))
-    order by o.key nulls first, o.id
-  loop
-    if looked.key is null and not looked.failed then
-      continue when not offstage_private.unplace(looked);
-      select * into found_job from offstage_private.job_apart(looked.id);
-    else
-      select * into found_job from offstage_private.job_apart(looked.id);
-      continue when found_job.at is null or not (found_job.job).failed and not offstage_private.unplace(found_job.job);
+  task := known;
+  if looked.key is null and not looked.failed then
+    if not offstage_private.unplace(looked) then
+      return;
     end if;
-    at := found_job.at;
-    job := found_job.job;
-    if task.id is distinct from job.task_id then
-      task := offstage_private.task_of(job.task_id);
+    select * into found_job from offstage_private.job_apart(looked.id);
+  else
+    select * into found_job from offstage_private.job_apart(looked.id);
+    if found_job.at is null or not (found_job.job).failed and not offstage_private.unplace(found_job.job) then
+      return;
     end if;
-    return next;
-  end loop;
+  end if;
+  at := found_job.at;
+  job := found_job.job;
+  if task.id is distinct from job.task_id then
+    task := offstage_private.task_of(job.task_id);
+  end if;
 end $$;
 
 -- Ends jobs that are not running as completed, without running them. Running and unknown ones are left out.

@@ -1,0 +1,2 @@
+-- PostgreSQL 15.20 remembers for SERIALIZABLE callers the row that an INSERT ... ON CONFLICT finds: they look for rows so that nothing of it stands in another one's way. Locks no table,
+-- and is safe under load. Workers of the version before go on as they were.
