@@ -462,6 +462,7 @@ as $$
 declare
   at timestamptz := offstage_private.clock();
   n integer := coalesce(cardinality(job_ids), 0);
+  settled_one integer;
   waited boolean;
   quiet integer[];  -- tasks that do not keep successes
   slot_claims bigint[] := '{}';
@@ -472,6 +473,35 @@ declare
   batch record;
   t integer;
 begin
+  if n = 1 and job_ctids is not null and stats is not null and logs is null and endings is null then
+    -- One plain success, which is what a quiet system has, in one statement: there each costs some 30 µs, because the processor has been doing something else. All of it or nothing.
+    with alive as materialized (
+      select from offstage_private.worker w where w.id = settle.worker_id and w.dead_at is null for key share
+    ), gone as (
+      delete from offstage_private.job j using offstage_private.lease l
+      where j.ctid = any (job_ctids) and j.id = job_ids[1] and j.released_claim < claims[1] and offstage_private.is_plain(j)
+        and l.claim = claims[1] & -1024 and l.worker_id + 0 = settle.worker_id and l.job_ids[(claims[1] & 1023)::integer] = job_ids[1]  -- + 0: as below
+        and exists (select from alive) and stats -> 0 ->> 'n' = '1'
+        and (select true from offstage_private.waiter w where w.expires_at >= at order by w.expires_at desc limit 1) is null
+      returning j.*, l.claimed_at
+    ), kept as (
+      insert into offstage_private.history
+        (settled_at, job_id, claim, added_at, run_at, claimed_at, task_id, queue_id, worker_id, attempt, priority, outcome, payload, result)
+      select at, g.id, claims[1], g.added_at, g.run_at, g.claimed_at, g.task_id, null, settle.worker_id, g.attempts + 1, g.priority, 'succeeded', g.payload, results[1]
+      from gone g where coalesce((select t.keep from offstage_private.task t where t.id = g.task_id), 'all') = 'all'
+    ), counted as (
+      insert into offstage_private.statistic_raw (ended_at, task_id, queue_id, outcome, n, waits, runs)
+      select at, g.task_id, offstage_private.statistic_queue(null), 'succeeded', 1, coalesce(translate(stats -> 0 ->> 'waits', '[]', '{}')::integer[], '{}'),
+        coalesce(translate(stats -> 0 ->> 'runs', '[]', '{}')::integer[], '{}') from gone g
+    ), empty as (
+      delete from offstage_private.lease l where l.claim = any (emptied) and l.worker_id + 0 = settle.worker_id and exists (select from gone)
+    )
+    select count(*) into settled_one from gone;
+    if settled_one > 0 then
+      return;
+    end if;
+  end if;
+
   perform 1 from offstage_private.worker w where w.id = settle.worker_id and w.dead_at is null for key share;
   if not found then
     return query select * from offstage_private.refuse(worker_id, claims, job_ids, endings);

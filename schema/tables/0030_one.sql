@@ -1,0 +1,1 @@
+-- A success alone is settled by one statement. Locks no table, and is safe under load. Workers of the version before go on as they were.
