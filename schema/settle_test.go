@@ -42,10 +42,11 @@ func TestSettleAlike(t *testing.T) {
 		other, _ = worker(t, conns[i], "kept", "quiet", "failures")
 		pgtest.Do(t, conns[i], `select offstage.configure_task('quiet', '{"keep": "none"}'), offstage.configure_task('failures', '{"keep": "failures"}')`)
 		pgtest.Do(t, conns[i], "create table offstage.held (claim bigint, job_id bigint, job_ctid tid, task integer, queue integer)")
+		pgtest.Do(t, conns[i], "create table offstage.empty (claim bigint)")
 	}
 	const release = `select offstage.settle($1, null, null, endings => json_build_array(json_build_object('claim', claim, 'job_id', job_id, 'ending', 'release'))) from offstage.held where job_id = $2`
-	for round := range 250 {
-		n := 1 + r.IntN(10)
+	for round := range 300 {
+		n := 1 + r.IntN(10)*r.IntN(2)                                                      // one alone has a way of its own
 		which, kind, trouble, results := r.IntN(n), r.IntN(14), r.IntN(20), r.IntN(2) == 0 // of one of them
 		names := [][]string{{"kept"}, {"quiet"}, {"failures"}, {"kept", "quiet"}, {"quiet", "failures"}}[r.IntN(5)]
 		var add []string
@@ -70,6 +71,11 @@ func TestSettleAlike(t *testing.T) {
 				t.Helper()
 				pgtest.Do(t, c, `insert into offstage.held select claim, job_id, job_ctid, task_id, queue_id
 					from offstage.claim($1, 100, $2) where kind = 'job'`, mine, tasks)
+			}
+			if round%3 == 0 { // a lease of which all has been settled
+				pgtest.Do(t, c, "select offstage.add_job('quiet')")
+				pgtest.Do(t, c, "select offstage.settle($1, array[x.claim], array[x.job_id]) from (select * from offstage.claim($1, 1, $2) where kind = 'job') x", mine, tasks)
+				pgtest.Do(t, c, "insert into offstage.empty select claim from offstage_private.lease where worker_id = $1", mine)
 			}
 			claim()
 			one := pgtest.One[int64](t, c, "select job_id from offstage.held order by 1 offset $1 limit 1", which)
@@ -104,6 +110,17 @@ func TestSettleAlike(t *testing.T) {
 				pgtest.Do(t, c, "insert into offstage.held select claim, job_id, job_ctid, task_id, queue_id from offstage.claim($1, 100, $2) where kind = 'job'", other, tasks)
 			case 10: // keyed ones, as the worker settles them
 				pgtest.Do(t, c, "update offstage.held h set job_ctid = null where exists (select from offstage_private.job j where j.id = h.job_id and j.key is not null)")
+			case 13: // the worker was declared dead, and its lease is still there
+				pgtest.Do(t, c, "update offstage_private.worker set dead_at = now() where id = $1", mine)
+			case 14: // given back, and claimed by another worker, where the row is now; nothing else is settled
+				pgtest.Do(t, c, release, mine, one)
+				pgtest.Do(t, c, "select count(*) from offstage.claim($1, 100, $2)", other, tasks)
+				pgtest.Do(t, c, "update offstage.held h set job_ctid = (select j.ctid from offstage_private.job j where j.id = h.job_id)")
+				pgtest.Do(t, c, "delete from offstage.held where job_id <> $1", one)
+			case 15: // of another worker, and nothing else
+				pgtest.Do(t, c, "select offstage.add_job('"+names[0]+"')")
+				pgtest.Do(t, c, "delete from offstage.held")
+				pgtest.Do(t, c, "insert into offstage.held select claim, job_id, job_ctid, task_id, queue_id from offstage.claim($1, 100, $2) where kind = 'job'", other, tasks)
 			}
 			left[i] = pgtest.One[string](t, c, `
 				select coalesce(string_agg(s::text, ' '), '') from (
@@ -112,7 +129,8 @@ func TestSettleAlike(t *testing.T) {
 						(select json_agg(json_build_object('task_id', case when $4 = 11 then $5 else x.task end, 'queue_id', x.queue, 'outcome', 'succeeded', 'n', case when $4 = 12 then x.n + 1 else x.n end)) from (
 							select task, queue, count(*) as n from offstage.held where job_ctid is not null group by 1, 2) x) as stats
 					from offstage.held) h
-				cross join lateral offstage.settle($1, h.claims, h.ids, h.results, job_ctids => case when $3 then h.ctids end, stats => case when $3 then h.stats end) s`,
+				cross join lateral offstage.settle($1, h.claims, h.ids, h.results, job_ctids => case when $3 then h.ctids end, stats => case when $3 then h.stats end,
+					emptied => array(select claim from offstage.empty)) s`,
 				mine, results, i == 0, trouble, tasks[1])
 			left[i] += "\n" + pgtest.One[string](t, c, settled)
 			if trouble == 11 { // counted for a task that keeps nothing: that is all that goes wrong
@@ -133,12 +151,14 @@ func TestSettleAlike(t *testing.T) {
 			slices.Sort(heard[i])
 
 			// Everything ends, for the next round.
+			pgtest.Do(t, c, "update offstage_private.worker set dead_at = null where id = $1", mine)
 			pgtest.Do(t, c, `
 				select offstage.settle(l.worker_id, array_agg(l.claim + x.n order by x.id), array_agg(x.id order by x.id))
 				from offstage_private.lease l, unnest(l.job_ids) with ordinality x (id, n) group by l.worker_id`)
 			pgtest.Do(t, c, "select offstage.settle($1, null, null, emptied => array(select claim from offstage_private.lease))", mine)
 			pgtest.Do(t, c, "select offstage.settle($1, null, null, emptied => array(select claim from offstage_private.lease))", other)
 			pgtest.Do(t, c, "delete from offstage.held")
+			pgtest.Do(t, c, "delete from offstage.empty")
 			for _, table := range []string{"waiter", "history", "statistic_raw"} {
 				pgtest.Do(t, c, "delete from offstage_private."+table)
 			}
