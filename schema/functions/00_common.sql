@@ -137,6 +137,21 @@ begin
   return place;
 end $$;
 
+-- Whether this transaction has added the job and taken an offer for it, which is in the place of a ticket until the commit: see 25_offer.sql. As it says; anybody can.
+create or replace function offstage_private.is_offered(of_job bigint) returns boolean
+language sql stable as $$ select coalesce(of_job::text = any (string_to_array(current_setting('offstage.offered', true), ',')), false) $$;
+
+-- Takes it out of that place; false if it is not there.
+create or replace function offstage_private.withdraw(of_job bigint) returns boolean
+language plpgsql as $$
+begin
+  if not offstage_private.is_offered(of_job) then
+    return false;
+  end if;
+  perform set_config('offstage.offered', array_to_string(array_remove(string_to_array(current_setting('offstage.offered'), ','), of_job::text), ','), true);
+  return true;
+end $$;
+
 -- Whether the job has a ticket, or shares one: see unshare().
 create or replace function offstage_private.has_ticket(j offstage_private.job) returns boolean
 language plpgsql stable set enable_seqscan = off as $$
@@ -229,6 +244,9 @@ begin
     end if;
     if taken = 0 then
       taken := offstage_private.unshare(j)::integer;
+    end if;
+    if taken = 0 and offstage_private.is_offered(j.id) and not exists (select from offstage_private.lease_of(j)) then
+      taken := offstage_private.withdraw(j.id)::integer;
     end if;
     if taken > 0 then
       if j.queue_id is not null then

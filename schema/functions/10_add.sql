@@ -181,6 +181,7 @@ declare
   queue integer;
   lane integer;
   flag_set jsonb;
+  place tid;
 begin
   if job_key is not null or max_attempts is not null or notify_channel is not null or options is not null then
     if job_key is not null and job_key_mode not in ('replace', 'preserve_run_at', 'unsafe_dedupe') then
@@ -222,16 +223,20 @@ begin
     if job_key_mode = 'unsafe_dedupe' and new.revision > 0 then
       return offstage_private.job_row(new, offstage_private.task_of(new.task_id));  -- an old one, perhaps running
     end if;
-  elsif new.run_at <= offstage_private.clock() then  -- place(), in one statement with the insert: most jobs come this way
+  elsif new.run_at > offstage_private.clock() then
+    insert into offstage_private.job select new.*;
+    perform offstage_private.place(new, offstage_private.clock());
+  elsif offstage_private.is_locked(task) then  -- somebody sleeps, perhaps with an offer
+    insert into offstage_private.job select new.* returning ctid into place;
+    if not offstage_private.take_offer(new) then
+      insert into offstage_private.ticket (run_at, job_id, lane_id, queue_id, priority, job_ctid) values (new.run_at, new.id, new.lane_id, new.queue_id, new.priority, place);
+      perform offstage_private.wake(task);
+    end if;
+  else  -- place(), in one statement with the insert: most jobs come this way
     with added as (insert into offstage_private.job select new.* returning ctid)
     insert into offstage_private.ticket (run_at, job_id, lane_id, queue_id, priority, job_ctid)
     select new.run_at, new.id, new.lane_id, new.queue_id, new.priority, a.ctid from added a;
-    if offstage_private.is_locked(task) and not offstage_private.take_offer(new) then  -- somebody sleeps: see wake()
-      perform pg_notify('offstage:wake', 'offstage');
-    end if;
-  else
-    insert into offstage_private.job select new.*;
-    perform offstage_private.place(new, offstage_private.clock());
+    perform offstage_private.wake(task);  -- who has fallen asleep meanwhile
   end if;
   return (new.id, new.queue_id, new.task_id, new.payload, new.priority, new.run_at, new.attempts,
           coalesce(new.max_attempts, task_attempts, 25), new.last_error, new.added_at, new.updated_at, new.key, null, null, new.revision,

@@ -39,8 +39,8 @@ begin
   return false;
 end $$;
 
--- Takes an offer for a new job that has its ticket, if there is one. Not in REPEATABLE READ, where a row that others have changed is an error, nor
--- where triggers do not fire. Of the payload, what fits into a notification.
+-- Takes an offer for a new job, if there is one, which takes the place of its ticket: so until the commit the job is in "offstage.offered", which knows only this transaction.
+-- Not in REPEATABLE READ, where a row that others have changed is an error, nor where triggers do not fire. Of the payload, what fits into a notification.
 create or replace function offstage_private.take_offer(new offstage_private.job) returns boolean
 language plpgsql as $$
 begin
@@ -48,15 +48,17 @@ begin
     or current_setting('transaction_isolation') <> 'read committed' or current_setting('session_replication_role') <> 'origin' then
     return false;
   end if;
+  -- First, because constraints may be immediate.
+  perform set_config('offstage.offered', array_to_string(string_to_array(current_setting('offstage.offered', true), ',') || new.id::text, ','), true);
   update offstage_private.offer o set open = false, job_id = new.id where o.ctid = any (array(
     select p.ctid from offstage_private.offer p
     where p.open and new.task_id = any (p.task_ids) and offstage_private.is_locked(-1000 - p.worker_id)
     limit 1 for update skip locked));
-  return found;
+  return found or not offstage_private.withdraw(new.id);
 end $$;
 
--- At the commit of a transaction that has taken an offer: what claim() would do, for the worker that made it. A ticket that is gone, because the
--- transaction has thought better of it, leaves the offer as it was. With the owner's rights, because at a commit nobody knows any more which function
+-- At the commit of a transaction that has taken an offer: what claim() would do, for the worker that made it. A job that has got another place, or is
+-- gone, because the transaction has thought better of it, leaves the offer as it was. With the owner's rights, because at a commit nobody knows any more which function
 -- has added. Nothing may fail here that a claim would not fail of: the transaction would.
 create or replace function offstage_private.give() returns trigger
 language plpgsql security definer
@@ -64,35 +66,40 @@ set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off set
 as $$
 declare
   at timestamptz := offstage_private.clock();
+  lease bigint := nextval('offstage_private.claim');
   j record;
-  lease bigint;
   told text;
 begin
-  select k as job, k.ctid as place into j
-  from offstage_private.job k join offstage_private.task t on t.id = k.task_id where k.id = new.job_id and not t.paused;
-  if found then
-    delete from offstage_private.ticket t
-    where (t.lane_id, t.priority, t.run_at, t.job_id) = ((j.job).lane_id, (j.job).priority, (j.job).run_at, (j.job).id);
-  end if;
-  if not found then
-    update offstage_private.offer o set open = true, job_id = null where o.worker_id = new.worker_id;
-    return null;
-  end if;
-  lease := nextval('offstage_private.claim');
-  told := json_build_object(
-    'claim', lease + 1, 'job_id', (j.job).id, 'task_id', (j.job).task_id, 'priority', (j.job).priority,
-    'run_at', case when isfinite((j.job).run_at) then extract(epoch from (j.job).run_at) end, 'added_at', extract(epoch from (j.job).added_at),
-    'max_attempts', (j.job).max_attempts, 'timeout', extract(epoch from ((j.job).options ->> 'timeout')::interval), 'traceparent', (j.job).options ->> 'traceparent',
-    'expired', ((j.job).options ->> 'expires_at')::timestamptz <= at, 'place', j.place, 'payload', (j.job).payload);
-  if octet_length(told) < 7900 then
-    insert into offstage_private.lease (claim, worker_id, claimed_at, job_ids)
-    select lease, w.id, at, array[new.job_id] from offstage_private.worker w
-    where w.id = new.worker_id and w.dead_at is null for key share skip locked;
-    if found then
-      perform pg_notify(new.channel, told);
+  if offstage_private.withdraw(new.job_id) then
+    with offered as materialized (
+      select k as job, k.ctid as place, (select t.paused from offstage_private.task t where t.id = k.task_id) as paused from offstage_private.job k where k.id = new.job_id
+    ), leased as (
+      insert into offstage_private.lease (claim, worker_id, claimed_at, job_ids)
+      select lease, w.id, at, array[new.job_id] from offstage_private.worker w
+      where w.id = new.worker_id and w.dead_at is null and exists (select from offered o where not o.paused) for key share skip locked
+      returning true as is
+    )
+    select o.*, (select l.is from leased l) as given into j from offered o;
+    if j.given then
+      told := json_build_object(
+        'claim', lease + 1, 'job_id', (j.job).id, 'task_id', (j.job).task_id, 'priority', (j.job).priority,
+        'run_at', case when isfinite((j.job).run_at) then extract(epoch from (j.job).run_at) end, 'added_at', extract(epoch from (j.job).added_at),
+        'max_attempts', (j.job).max_attempts, 'timeout', extract(epoch from ((j.job).options ->> 'timeout')::interval), 'traceparent', (j.job).options ->> 'traceparent',
+        'expired', ((j.job).options ->> 'expires_at')::timestamptz <= at, 'place', j.place, 'payload', (j.job).payload);
+      if octet_length(told) < 7900 then
+        perform pg_notify(new.channel, told);
+        return null;
+      end if;
+      delete from offstage_private.lease l where l.claim = lease;
+    end if;
+    if j.place is not null then  -- as if there had been no offer: it is paused, the worker is dead or just being declared so, or what it is to be told is too long
+      perform offstage_private.place(j.job, at);
+    end if;
+    if not j.paused then
       return null;
     end if;
   end if;
-  perform offstage_private.place(j.job, at);  -- the worker is dead, or is just being declared so
+  update offstage_private.offer o set open = true, job_id = null where o.worker_id = new.worker_id and o.job_id = new.job_id;
+  perform pg_notify('offstage:wake', 'offstage');  -- it may have a ticket by now
   return null;
 end $$;

@@ -69,7 +69,7 @@ declare
 begin
   if j.failed then
     return 'failed';
-  elsif offstage_private.has_ticket(j) then
+  elsif offstage_private.has_ticket(j) or offstage_private.is_offered(j.id) then
     place := 'waiting';
   elsif exists (select from offstage_private.scheduled p where p.run_at = j.run_at and p.job_id = j.id) then
     return 'scheduled';

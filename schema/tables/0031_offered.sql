@@ -1,0 +1,2 @@
+-- A job that is offered has no ticket. Locks no table, and is safe under load: where a transaction that is open meanwhile has taken an offer, the job keeps its ticket. Workers of the
+-- version before go on as they were.
