@@ -136,7 +136,7 @@ func TestOfferThoughtBetter(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pgtest.Do(t, tx, "select set_config('offstage.offered', $1::text, true)", fmt.Sprint(running, ",", waiting, ",x"))
+	pgtest.Do(t, tx, "select set_config('offstage.offered', $1::text, true)", fmt.Sprint(",", running, ",", waiting, ",x"))
 	if done := pgtest.List[int64](t, tx, "select id from offstage.complete_jobs($1)", []int64{running, waiting}); !slices.Equal(done, []int64{waiting}) {
 		t.Errorf("%v are completed, want %d; %d is running", done, waiting, running)
 	}

@@ -139,16 +139,18 @@ end $$;
 
 -- Whether this transaction has added the job and taken an offer for it, which is in the place of a ticket until the commit: see 25_offer.sql. As it says; anybody can.
 create or replace function offstage_private.is_offered(of_job bigint) returns boolean
-language sql stable as $$ select coalesce(of_job::text = any (string_to_array(current_setting('offstage.offered', true), ',')), false) $$;
+language sql stable as $$ select coalesce(current_setting('offstage.offered', true) like '%,' || of_job || ',%', false) $$;
 
 -- Takes it out of that place; false if it is not there.
 create or replace function offstage_private.withdraw(of_job bigint) returns boolean
 language plpgsql as $$
+declare
+  others text;
 begin
   if not offstage_private.is_offered(of_job) then
     return false;
   end if;
-  perform set_config('offstage.offered', array_to_string(array_remove(string_to_array(current_setting('offstage.offered'), ','), of_job::text), ','), true);
+  others := set_config('offstage.offered', replace(current_setting('offstage.offered'), ',' || of_job || ',', ','), true);
   return true;
 end $$;
 

@@ -236,7 +236,9 @@ begin
     with added as (insert into offstage_private.job select new.* returning ctid)
     insert into offstage_private.ticket (run_at, job_id, lane_id, queue_id, priority, job_ctid)
     select new.run_at, new.id, new.lane_id, new.queue_id, new.priority, a.ctid from added a;
-    perform offstage_private.wake(task);  -- who has fallen asleep meanwhile
+    if offstage_private.is_locked(task) then  -- somebody has fallen asleep meanwhile: see wake()
+      perform pg_notify('offstage:wake', 'offstage');
+    end if;
   end if;
   return (new.id, new.queue_id, new.task_id, new.payload, new.priority, new.run_at, new.attempts,
           coalesce(new.max_attempts, task_attempts, 25), new.last_error, new.added_at, new.updated_at, new.key, null, null, new.revision,

@@ -43,13 +43,15 @@ end $$;
 -- Not in REPEATABLE READ, where a row that others have changed is an error, nor where triggers do not fire. Of the payload, what fits into a notification.
 create or replace function offstage_private.take_offer(new offstage_private.job) returns boolean
 language plpgsql as $$
+declare
+  offered text;
 begin
   if new.lane_id <> new.task_id or new.queue_id is not null or octet_length(new.payload::text) > 4000
     or current_setting('transaction_isolation') <> 'read committed' or current_setting('session_replication_role') <> 'origin' then
     return false;
   end if;
-  -- First, because constraints may be immediate.
-  perform set_config('offstage.offered', array_to_string(string_to_array(current_setting('offstage.offered', true), ',') || new.id::text, ','), true);
+  -- First, because constraints may be immediate. Such as ",1,2,".
+  offered := set_config('offstage.offered', coalesce(nullif(current_setting('offstage.offered', true), ''), ',') || new.id || ',', true);
   update offstage_private.offer o set open = false, job_id = new.id where o.ctid = any (array(
     select p.ctid from offstage_private.offer p
     where p.open and new.task_id = any (p.task_ids) and offstage_private.is_locked(-1000 - p.worker_id)
@@ -68,19 +70,17 @@ declare
   at timestamptz := offstage_private.clock();
   lease bigint := nextval('offstage_private.claim');
   j record;
+  given boolean := false;
   told text;
 begin
   if offstage_private.withdraw(new.job_id) then
-    with offered as materialized (
-      select k as job, k.ctid as place, (select t.paused from offstage_private.task t where t.id = k.task_id) as paused from offstage_private.job k where k.id = new.job_id
-    ), leased as (
+    select k as job, k.ctid as place, t.paused into j from offstage_private.job k join offstage_private.task t on t.id = k.task_id where k.id = new.job_id;
+    if not j.paused then
       insert into offstage_private.lease (claim, worker_id, claimed_at, job_ids)
-      select lease, w.id, at, array[new.job_id] from offstage_private.worker w
-      where w.id = new.worker_id and w.dead_at is null and exists (select from offered o where not o.paused) for key share skip locked
-      returning true as is
-    )
-    select o.*, (select l.is from leased l) as given into j from offered o;
-    if j.given then
+      select lease, w.id, at, array[new.job_id] from offstage_private.worker w where w.id = new.worker_id and w.dead_at is null for key share skip locked;
+      given := found;
+    end if;
+    if given then
       told := json_build_object(
         'claim', lease + 1, 'job_id', (j.job).id, 'task_id', (j.job).task_id, 'priority', (j.job).priority,
         'run_at', case when isfinite((j.job).run_at) then extract(epoch from (j.job).run_at) end, 'added_at', extract(epoch from (j.job).added_at),
