@@ -83,6 +83,8 @@ func TestOfferThoughtBetter(t *testing.T) {
 		{"pause", []string{"select offstage.pause_task('a')"}, "paused", true},
 		{"savepoint", []string{"savepoint s", "select count(*) from offstage.complete_jobs(array[" + job + "])", "rollback to s"}, "running", false},
 		{"another one", []string{"select offstage.add_job('a')", "select count(*) from offstage.complete_jobs(array[" + job + "])"}, "running", false},
+		{"reset", []string{"reset all"}, "running", false},
+		{"reset, and complete", []string{"reset all", "select count(*) from offstage.complete_jobs(array[" + job + "])"}, "running", false},
 		{"at once", []string{"set constraints all immediate"}, "running", false},
 		{"at once, and complete", []string{"set constraints all immediate", "select count(*) from offstage.complete_jobs(array[" + job + "])"}, "running", false},
 	} {

@@ -70,10 +70,14 @@ declare
   at timestamptz := offstage_private.clock();
   lease bigint := nextval('offstage_private.claim');
   j record;
+  ours boolean := offstage_private.withdraw(new.job_id);
   given boolean := false;
   told text;
 begin
-  if offstage_private.withdraw(new.job_id) then
+  if not ours then  -- or the setting was reset
+    ours := exists (select from offstage_private.job k where k.id = new.job_id and offstage_private.state_of(k) = 'running' and not exists (select from offstage_private.lease_of(k)));
+  end if;
+  if ours then
     select k as job, k.ctid as place, t.paused into j from offstage_private.job k join offstage_private.task t on t.id = k.task_id where k.id = new.job_id;
     if not j.paused then
       insert into offstage_private.lease (claim, worker_id, claimed_at, job_ids)
